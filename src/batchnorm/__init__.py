@@ -1,0 +1,37 @@
+"""Batch normalization for PyTorch: right, fast and explained.
+
+Importing this package does nothing but name what it offers; each name is loaded when it is first used.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "BatchNorm1d": "batchnorm.nn",
+    "BatchNorm2d": "batchnorm.nn",
+    "BatchNorm3d": "batchnorm.nn",
+    "ChannelsLastBatchNorm": "batchnorm.nn",
+    "LazyBatchNorm1d": "batchnorm.nn",
+    "LazyBatchNorm2d": "batchnorm.nn",
+    "LazyBatchNorm3d": "batchnorm.nn",
+    "convert": "batchnorm.surgery",
+    "convert_": "batchnorm.surgery",
+    "insert": "batchnorm.surgery",
+    "insert_": "batchnorm.surgery",
+}
+_SUBMODULES = ("errors", "functional")
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *_HOME, *_SUBMODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

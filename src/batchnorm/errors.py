@@ -1,0 +1,78 @@
+"""Exceptions and warnings of the package.
+
+Each error subclasses what torch raises in the same case, so that code which catches torch's
+errors keeps working, and `BatchNormError`, so that ours can be told apart.
+"""
+
+__all__ = [
+    "ActivationError",
+    "ArgumentError",
+    "BatchNormError",
+    "BatchTooSmallError",
+    "ConversionError",
+    "DataError",
+    "DimensionError",
+    "DtypeError",
+    "MissingExtraError",
+    "ModelError",
+    "ShapeError",
+    "StoreError",
+    "TransformError",
+    "UsageError",
+]
+
+
+class BatchNormError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ArgumentError(BatchNormError, ValueError):
+    """An argument has a value outside what is accepted."""
+
+
+class ActivationError(ArgumentError):
+    """`act` is neither a known name nor a module that can be fused."""
+
+
+class DimensionError(BatchNormError, ValueError):
+    """An input has the wrong number of dimensions."""
+
+
+class BatchTooSmallError(BatchNormError, ValueError):
+    """A training batch has one value a channel, so its variance says nothing."""
+
+
+class ShapeError(BatchNormError, RuntimeError):
+    """Two tensors whose shapes must agree do not."""
+
+
+class DtypeError(BatchNormError, NotImplementedError):
+    """Batch norm is not defined for this dtype."""
+
+
+class TransformError(BatchNormError, RuntimeError):
+    """A function transform (vmap, grad, ...) meets buffers that it cannot update."""
+
+
+class ConversionError(BatchNormError, ValueError):
+    """A model, or one of its layers, cannot be changed as asked."""
+
+
+class MissingExtraError(BatchNormError, ImportError):
+    """An optional dependency is not installed; the message names the install command."""
+
+
+class UsageError(BatchNormError, ValueError):
+    """A command got something it cannot work with: one line, exit code 2."""
+
+
+class DataError(UsageError):
+    """A data set is unknown, missing or malformed."""
+
+
+class ModelError(UsageError):
+    """A model is unknown, cannot be built, or does not fit the data."""
+
+
+class StoreError(UsageError):
+    """A result folder cannot be read or written, or belongs to another configuration."""
