@@ -1,0 +1,63 @@
+"""One identity an arm, the same on every page, plot and terminal: order, colour, dash and marker."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["IDENTITIES", "Identity", "arm_label", "arm_order", "identity"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How an arm is drawn; dash and marker are plotly's names, so that colour is never the only sign."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+# Okabe-Ito and, for the arms that came later, colours told apart from it; the order is the order of display.
+IDENTITIES = {
+    "none": Identity("#6B6B6B", "dash", "circle"),
+    "batch": Identity("#0072B2", "solid", "square"),
+    "layer": Identity("#E69F00", "dashdot", "diamond"),
+    "group": Identity("#009E73", "dot", "triangle-up"),
+    "instance": Identity("#CC79A7", "longdash", "x"),
+    "local": Identity("#56B4E9", "longdashdot", "cross"),
+    "ghost": Identity("#D55E00", "8px,3px", "triangle-down"),
+    "renorm": Identity("#7A5195", "14px,4px,3px,4px", "star"),
+    "frozen": Identity("#8C564B", "3px,6px", "hexagon"),
+}
+_UNKNOWN = Identity("#4C5B61", "5px,5px", "pentagon")
+_PLACEMENTS = ("before", "after", "own")
+
+
+def identity(arm: str) -> Identity:
+    """Return how `arm` is drawn; an arm without an identity of its own gets a neutral one."""
+    return IDENTITIES.get(arm, _UNKNOWN)
+
+
+def arm_order(arms: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    """Sort (arm, placement) pairs as they are shown: known arms first, `before` in front of `after`."""
+    known = list(IDENTITIES)
+
+    def key(pair: tuple[str, str | None]) -> tuple[int, str, int, str]:
+        arm, placement = pair
+        place = placement or ""
+        first = known.index(arm) if arm in IDENTITIES else len(known)
+        second = _PLACEMENTS.index(place) if place in _PLACEMENTS else len(_PLACEMENTS)
+        return first, arm, second, place
+
+    return sorted(arms, key=key)
+
+
+def arm_label(arm: str, placement: str | None, *, several: bool) -> str:
+    """Return what an arm is called in tables and legends.
+
+    Args:
+        several: whether arms of more than one placement are shown, so that it has to be named.
+
+    Example:
+        >>> arm_label("batch", "after", several=True)
+        'batch, after'
+    """
+    return f"{arm}, {placement}" if several and placement else arm
