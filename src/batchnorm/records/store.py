@@ -19,6 +19,7 @@ FILE_NAME = "results.jsonl"
 LOCK_NAME = ".lock"
 REPORT_NAME = "report.html"
 SCHEMA = 1
+RESUMED = b'{"kind":"resumed"}\n'
 Line = dict[str, Any]
 
 
@@ -95,7 +96,7 @@ class Store:
                 _refuse_other_settings(self.folder, self.records.config, self._config)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         if torn:
-            self._write(b"\n" + _encode({"kind": "resumed"}))
+            self._write(b"\n" + RESUMED)
         elif exists and not raw.endswith(b"\n"):
             self._write(b"\n")
         if not exists or not lines:
@@ -147,7 +148,8 @@ def read(folder: str | os.PathLike[str]) -> Records:
 
 def _encode(line: Line) -> bytes:
     text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    # A command may hold bytes that are not UTF-8 as lone surrogates; escaped, they are valid JSON.
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
 def _finite(value: Any) -> Any:
@@ -161,9 +163,10 @@ def _finite(value: Any) -> Any:
 
 
 def _parse(raw: bytes, path: Path) -> tuple[list[Line], bool]:
-    """Return the lines, and whether the last one is torn.
+    """Return the lines without `resumed` ones, and whether the last one is torn.
 
-    A torn line may stand before a `resumed` line, which the writer put there when it closed it.
+    A torn line may stand at the end, or before the `resumed` line that closed it. Between the two there may
+    be beginnings of `resumed` lines: closing can be interrupted as well.
     """
     texts = raw.split(b"\n")
     if texts[-1] == b"":
@@ -172,13 +175,14 @@ def _parse(raw: bytes, path: Path) -> tuple[list[Line], bool]:
     torn_at: int | None = None
     for number, text in enumerate(texts, start=1):
         line = _decode(text)
-        if torn_at is not None and (line is None or line["kind"] != "resumed"):
+        if line is None and torn_at is None:
+            torn_at = number
+        elif line is not None and line["kind"] == "resumed":
+            torn_at = None
+        elif torn_at is not None and (line is not None or not RESUMED.startswith(text)):
             raise StoreError(f"'{path}' is damaged: line {torn_at} is not a record")
-        torn_at = number if line is None else None
-        if line is not None:
+        elif line is not None:
             lines.append(line)
-    if torn_at is not None and raw.endswith(b"\n"):
-        raise StoreError(f"'{path}' is damaged: line {torn_at} is not a record")
     return lines, torn_at is not None
 
 
