@@ -22,7 +22,7 @@ _HOME = {
 _SUBMODULES = ("errors", "functional")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", *_HOME, *_SUBMODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME, *_SUBMODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,34 @@
+"""Moments of a batch, a channel each: the (C,)-sized numbers that every normalization policy works on."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Moments"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and biased variance of each channel.
+
+    Args:
+        count: values a channel; an int, or a 0-d tensor where a mask decides it.
+        mean: (C,), float64 where the device has it.
+        var: (C,), the biased variance, sum((x - mean)^2) / count.
+
+    Example:
+        >>> import torch
+        >>> from batchnorm.moments import Moments
+        >>> Moments(4, torch.zeros(1), torch.ones(1)).unbiased_var()
+        tensor([1.3333])
+    """
+
+    count: int | Tensor
+    mean: Tensor
+    var: Tensor
+
+    def unbiased_var(self) -> Tensor:
+        """Return var * count / (count - 1), what running statistics keep; count 0 or 1 gives var."""
+        if isinstance(self.count, int):
+            return self.var * (self.count / max(self.count - 1, 1))
+        return self.var * (self.count / (self.count - 1).clamp(min=1))

@@ -1,0 +1,166 @@
+"""What all our layers share: the call, buffers that stay wide, and being one node to torch.fx."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.fx import Proxy
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.rnn import PackedSequence
+
+from batchnorm.activations import ActivationLike, resolve
+from batchnorm.errors import ArgumentError, DimensionError, TransformError
+from batchnorm.functional import RunningStats, normalize_and_track
+from batchnorm.ops import Affine
+
+__all__ = ["TrackedNorm"]
+
+_RUNNING = ("running_mean", "running_var")
+
+
+class TrackedNorm(_NormBase):
+    """Mixed in before a torch norm class: replaces its forward and keeps its running statistics wide."""
+
+    _ranks: ClassVar[tuple[int, ...]]
+    _channel_dim: ClassVar[int] = 1
+    # (N, C) rows, such as the data of a PackedSequence, are an input; only there do `lengths` have a meaning.
+    _takes_rows: ClassVar[bool] = False
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        residual: Tensor | PackedSequence | None = None,
+        *,
+        act: ActivationLike = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Any:
+        """Return act(BN(input) + residual).
+
+        Args:
+            input: of the layer's rank; a PackedSequence where the layer takes (N, C), normalized over its values.
+            residual: like input; added before the activation.
+            act: name or torch module of an activation; see `batchnorm.functional.batch_norm`.
+            mask: bool, True = valid, input's shape without the channel dimension.
+            lengths: (N,) integers, the valid steps of each sequence; for sequences only, in place of mask.
+
+        Returns:
+            The same kind, shape and dtype as input.
+
+        Raises:
+            DimensionError: (ValueError) the input's rank is not the layer's.
+            ArgumentError: (ValueError) mask or lengths do not fit.
+            As `batchnorm.functional.batch_norm` otherwise.
+        """
+        if any(isinstance(value, Proxy) for value in (input, residual, mask, lengths)):
+            return self._record(input, residual, {"act": act, "mask": mask, "lengths": lengths})
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, residual, act, mask, lengths)
+        if isinstance(residual, PackedSequence):
+            raise ArgumentError(
+                "residual is a PackedSequence but the input is a Tensor; pack both or neither"
+            )
+        self._check_input_dim(input)
+        if lengths is not None:
+            mask = self._mask_of(input, mask, lengths)
+        return self._normalize(input, Affine(self.weight, self.bias, residual, resolve(act), mask))
+
+    def _normalize(self, input: Tensor, affine: Affine) -> Tensor:
+        stats = RunningStats(None, None)
+        if self.training and self.track_running_stats:
+            stats = RunningStats(self.running_mean, self.running_var, self.num_batches_tracked)
+        elif not self.training:
+            stats = RunningStats(self.running_mean, self.running_var)
+        return normalize_and_track(
+            input,
+            stats,
+            affine,
+            training=self.training or (self.running_mean is None and self.running_var is None),
+            momentum=self.momentum,
+            eps=self.eps,
+            channel_dim=self._channel_dim,
+        )
+
+    def _forward_packed(
+        self,
+        input: PackedSequence,
+        residual: Tensor | PackedSequence | None,
+        act: ActivationLike,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+    ) -> PackedSequence:
+        if not self._takes_rows:
+            raise DimensionError(f"{type(self).__name__} takes no PackedSequence; use BatchNorm1d")
+        if mask is not None or lengths is not None:
+            raise ArgumentError("a PackedSequence holds valid values only; mask and lengths must be None")
+        if isinstance(residual, Tensor):
+            raise ArgumentError(
+                "residual is a Tensor but the input is a PackedSequence; pack both or neither"
+            )
+        kept = None if residual is None else residual.data
+        data = self._normalize(input.data, Affine(self.weight, self.bias, kept, resolve(act)))
+        return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+
+    def _mask_of(self, input: Tensor, mask: Tensor | None, lengths: Tensor) -> Tensor:
+        if mask is not None:
+            raise ArgumentError("give mask or lengths, not both")
+        if not self._takes_rows or input.dim() != 3:
+            raise ArgumentError(
+                f"lengths belong to a batch of sequences, got input size {tuple(input.shape)}"
+            )
+        if lengths.shape != input.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
+            raise ArgumentError(
+                f"lengths must be ({input.size(0)},) integers, got {tuple(lengths.shape)} {lengths.dtype}"
+            )
+        steps = input.size(2 if self._channel_dim == 1 else 1)
+        return torch.arange(steps, device=input.device) < lengths.to(input.device).unsqueeze(1)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in self._ranks:
+            expected = " or ".join(f"{rank}D" for rank in self._ranks)
+            raise DimensionError(f"expected {expected} input (got {input.dim()}D input)")
+
+    def _record(self, input: Any, residual: Any, options: dict[str, Any]) -> Proxy:
+        """Be a leaf to torch.fx, as torch's own layers are: one call_module node, state and mode kept."""
+        proxy = next(value for value in (input, residual, *options.values()) if isinstance(value, Proxy))
+        path = proxy.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        if not path:
+            raise TransformError(
+                f"torch.fx cannot trace a {type(self).__name__} alone; put it into an nn.Sequential"
+            )
+        args = (input,) if residual is None else (input, residual)
+        given = {name: value for name, value in options.items() if value is not None}
+        return proxy.tracer.create_proxy("call_module", path, args, given)
+
+    def reset_running_stats(self) -> None:
+        """Set the running mean to 0, the running variance to 1 and the counter to 0; keeps both float32 or wider."""
+        self._widen_buffers()
+        super().reset_running_stats()
+
+    def _widen_buffers(self) -> None:
+        for name in _RUNNING:
+            buffer = self._buffers.get(name)
+            if buffer is not None and _is_narrow(buffer):
+                self._buffers[name] = buffer.to(torch.float32)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # half(), bfloat16() and the like would round the statistics: take the device, not the dtype.
+        before = {name: self._buffers.get(name) for name in _RUNNING}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers.get(name)
+            if old is None or new is None or not _is_narrow(new):
+                continue
+            dtype = torch.float32 if _is_narrow(old) else old.dtype
+            source = new if old.is_meta else old
+            self._buffers[name] = source.to(device=new.device, dtype=dtype)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._widen_buffers()  # assign=True takes the checkpoint's tensors as they are
+
+
+def _is_narrow(buffer: Tensor) -> bool:
+    return buffer.is_floating_point() and buffer.dtype.itemsize < 4
