@@ -98,21 +98,20 @@ class _Normalize(torch.autograd.Function):
         affine = Affine(weight, bias, residual, ctx.act, mask)
         need_x, need_weight, need_bias, need_residual, *_ = ctx.needs_input_grad
         count = ctx.count if count is None else count
-        sum_dy = sum_dy_xmu = grad_x = grad_residual = None
+        grads: list[Tensor | None] = [None] * 4
+        means = None
         if need_weight or need_bias or (need_x and ctx.from_batch):
             sum_dy, sum_dy_xmu = ops.grad_moments(grad_output, x, mean, invstd, affine, ctx.channel_dim)
+            grads[1] = (sum_dy_xmu * invstd).to(weight.dtype) if need_weight else None
+            grads[2] = sum_dy.to(bias.dtype) if need_bias else None
+            if ctx.from_batch:
+                divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+                means = (sum_dy / divisor, sum_dy_xmu / divisor)
         if need_x or need_residual:
-            means = _means(sum_dy, sum_dy_xmu, count) if need_x and ctx.from_batch else None
-            grad_x, grad_residual = ops.grad_input(
-                grad_output, x, mean, invstd, affine, ctx.channel_dim, means
-            )
-        return (
-            grad_x if need_x else None,
-            (sum_dy_xmu * invstd).to(weight.dtype) if need_weight else None,
-            sum_dy.to(bias.dtype) if need_bias and sum_dy is not None else None,
-            grad_residual.to(ctx.residual_dtype) if need_residual and grad_residual is not None else None,
-            *(None,) * 7,
-        )
+            grad_x, grad_z = ops.grad_input(grad_output, x, mean, invstd, affine, ctx.channel_dim, means)
+            grads[0] = grad_x if need_x else None
+            grads[3] = grad_z.to(ctx.residual_dtype) if need_residual else None
+        return *grads, *(None,) * 7
 
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
