@@ -1,0 +1,1 @@
+"""Experiments on real data: what they train on, what they train, and how. Needs the extra `lab`."""

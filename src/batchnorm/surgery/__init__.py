@@ -1,0 +1,1 @@
+"""Change the layers of a model that exists: put batch norm in, or swap it for another layer and back."""
