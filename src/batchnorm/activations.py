@@ -24,17 +24,24 @@ def _silu_backward(grad: Tensor, z: Tensor, _: float) -> Tensor:
     return grad * (sigmoid * (1 + z * (1 - sigmoid)))
 
 
+# erfc and sigmoid keep their digits in the left tail, where torch's 1 + erf and 1 + tanh cancel.
+def _normal_cdf(z: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(z * -0.7071067811865476)
+
+
 def _gelu_backward(grad: Tensor, z: Tensor, _: float) -> Tensor:
-    cdf = 0.5 * (1 + torch.erf(z * 0.7071067811865476))
     pdf = torch.exp(-0.5 * z * z) * 0.3989422804014327
-    return grad * (cdf + z * pdf)
+    return grad * (_normal_cdf(z) + z * pdf)
+
+
+def _tanh_gate(z: Tensor) -> Tensor:
+    return torch.sigmoid(1.5957691216057308 * (z + 0.044715 * z * z * z))
 
 
 def _gelu_tanh_backward(grad: Tensor, z: Tensor, _: float) -> Tensor:
-    inner = 0.7978845608028654 * (z + 0.044715 * z * z * z)
-    slope = 0.7978845608028654 * (1 + 0.134145 * z * z)
-    tanh = torch.tanh(inner)
-    return grad * (0.5 * (1 + tanh) + 0.5 * z * (1 - tanh * tanh) * slope)
+    gate = _tanh_gate(z)
+    slope = 1.5957691216057308 * (1 + 0.134145 * z * z)
+    return grad * (gate + z * gate * (1 - gate) * slope)
 
 
 def _hardswish_backward(grad: Tensor, z: Tensor, _: float) -> Tensor:
@@ -54,8 +61,8 @@ _FORMULAS = {
         0.01,
     ),
     "silu": _Formula(lambda z, _: F.silu(z), _silu_backward),
-    "gelu": _Formula(lambda z, _: F.gelu(z), _gelu_backward),
-    "gelu_tanh": _Formula(lambda z, _: F.gelu(z, approximate="tanh"), _gelu_tanh_backward),
+    "gelu": _Formula(lambda z, _: z * _normal_cdf(z), _gelu_backward),
+    "gelu_tanh": _Formula(lambda z, _: z * _tanh_gate(z), _gelu_tanh_backward),
     "hardswish": _Formula(lambda z, _: F.hardswish(z), _hardswish_backward),
     "elu": _Formula(
         lambda z, alpha: F.elu(z, alpha),

@@ -1,0 +1,53 @@
+# demo | test | lint; every target sets up what it needs in .venv.
+#   TORCH_INDEX=<url>  take torch from that package index (PyTorch's CPU index saves gigabytes on Linux)
+#   SLOW=1             make test runs the slow tests too
+#   PYTHON=python3.12  the interpreter that makes .venv
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+SLOW ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: help demo test lint clean
+help:
+	@sed -n 's/^# \{0,1\}//;1,4p' Makefile
+
+demo: .venv/lab.done
+	$(BIN)/batchnorm compare
+
+test: .venv/test.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(TESTS)
+
+lint: .venv/lint.done
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv
+
+.venv/torch.done: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "batchnorm needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing torch: about 200 MB from a CPU index; gigabytes where the registry serves the CUDA build (TORCH_INDEX=<url> names another)"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+.venv/lab.done: .venv/torch.done pyproject.toml
+	@echo "Installing batchnorm with what compare and its report need: about 200 MB (scikit-learn, scipy, plotly, lightning, ...)"
+	$(PIP) -e '.[lab]'
+	@touch $@
+
+.venv/test.done: .venv/lab.done
+	@echo "Installing the test tools"
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/lint.done: .venv/lab.done
+	@echo "Installing the lint tools"
+	$(PIP) -e '.[lint]'
+	@touch $@
