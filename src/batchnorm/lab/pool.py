@@ -1,0 +1,167 @@
+"""Runs side by side, each in a process of its own kind: joblib's, or this one where a single job is asked for."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from batchnorm.errors import BatchNormError, ModelError
+from batchnorm.lab.config import CompareConfig
+from batchnorm.lab.plan import Task
+from batchnorm.lab.splits import Dataset, Split
+
+__all__ = ["default_jobs", "run_all"]
+
+Line = dict[str, Any]
+Progress = Callable[[Line], None]
+_GPU_JOBS = 4  # each process holds some hundred MB of GPU memory before it computes anything
+
+
+def default_jobs(device: str) -> int:
+    """As many runs at a time as there are usable cores; a few where they share one accelerator."""
+    cores = int(joblib.cpu_count())
+    return cores if device == "cpu" else min(cores, _GPU_JOBS)
+
+
+def run_all(
+    config: CompareConfig,
+    tasks: Sequence[Task],
+    dataset: Dataset,
+    sample_indices: Sequence[int],
+    jobs: int,
+    progress: Progress | None = None,
+) -> Iterator[list[Line]]:
+    """Do the runs, `jobs` at a time, and give the lines of each as soon as it ends.
+
+    Closing the iterator, or an exception where it is consumed, stops the runs that are under way.
+
+    Args:
+        config: the settings.
+        tasks: the runs.
+        dataset: handed to the workers once, as memory-mapped arrays.
+        sample_indices: test samples whose predictions are kept.
+        jobs: processes; with 1 everything happens in this one.
+        progress: called in the working process with each epoch's line; it must survive pickling.
+
+    Raises:
+        ModelError: a run failed, or a worker process died.
+    """
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        for task in tasks:
+            yield _train(config, task, dataset, sample_indices, progress)
+        return
+    packed = _Packed.of(dataset)
+    calls = (
+        joblib.delayed(_work)(config, task, packed, sample_indices, progress, os.getpid()) for task in tasks
+    )
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _interrupts_for_this_process_only():
+            results = parallel(calls)
+        try:
+            for outcome in results:
+                if isinstance(outcome, str):
+                    raise ModelError(outcome)
+                yield outcome
+        except BrokenProcessPool:
+            raise ModelError(
+                "a worker process died, perhaps for lack of memory; finished runs are kept: repeat the command "
+                f"with fewer --jobs than {jobs} or a smaller --batch-size"
+            ) from None
+        finally:
+            results.close()
+
+
+def _train(
+    config: CompareConfig,
+    task: Task,
+    dataset: Dataset,
+    sample_indices: Sequence[int],
+    progress: Progress | None,
+) -> list[Line]:
+    # Late, because it takes seconds to load and the process that only gives out work does not need it.
+    from batchnorm.lab.training import train
+
+    if progress is not None:
+        progress({"kind": "started", **task.identity(), "epoch": 0})
+    return train(config, task, dataset, sample_indices, progress)
+
+
+def _work(
+    config: CompareConfig,
+    task: Task,
+    packed: "_Packed",
+    sample_indices: Sequence[int],
+    progress: Progress | None,
+    driver: int,
+) -> list[Line] | str:
+    """A run in a worker process: its lines, or the message of what went wrong."""
+    _end_with(driver)
+    try:
+        return _train(config, task, packed.dataset(), sample_indices, progress)
+    except BatchNormError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A data set as numpy arrays, which joblib shares between processes instead of copying them."""
+
+    rest: Dataset
+    arrays: tuple[np.ndarray[Any, Any], ...]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "_Packed":
+        splits = (dataset.train, dataset.validation, dataset.test)
+        arrays = tuple(tensor.numpy() for split in splits for tensor in (split.x, split.y))
+        empty = Split(torch.empty(0), torch.empty(0))
+        return cls(replace(dataset, train=empty, validation=empty, test=empty), arrays)
+
+    def dataset(self) -> Dataset:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the arrays are read-only, and only read
+            tensors = [torch.from_numpy(array) for array in self.arrays]
+        train, validation, test = (Split(x, y) for x, y in zip(tensors[::2], tensors[1::2], strict=True))
+        return replace(self.rest, train=train, validation=validation, test=test)
+
+
+_watched: set[int] = set()
+
+
+def _end_with(driver: int) -> None:
+    """Let this process end when the driver that gave it work has died, kill -9 included."""
+    if os.getppid() != driver or driver in _watched:  # a worker on another machine is not ours to end
+        return
+    _watched.add(driver)
+    threading.Thread(target=_watch, args=(driver,), daemon=True).start()
+
+
+def _watch(driver: int) -> None:
+    while os.getppid() == driver:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _interrupts_for_this_process_only() -> Iterator[None]:
+    """Processes started within do not get Ctrl-C: this one does, and stops them without a traceback each."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,257 @@
+"""One training run: a pure function of the settings, an arm, a placement, a rate, a seed and the data."""
+
+import hashlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor, nn
+
+from batchnorm.errors import BatchNormError, ModelError
+from batchnorm.lab import isolation, scores
+from batchnorm.lab.config import CompareConfig
+from batchnorm.lab.data import Dataset, Split
+from batchnorm.lab.instruments import PROBE_SAMPLES, activations
+from batchnorm.lab.models import Network
+from batchnorm.lab.networks import build_network
+from batchnorm.lab.plan import Task
+
+__all__ = ["train"]
+
+EVALUATION_BATCH = 512
+Line = dict[str, Any]
+Progress = Callable[[Line], None]
+
+
+def train(
+    config: CompareConfig,
+    task: Task,
+    dataset: Dataset,
+    sample_indices: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> list[Line]:
+    """Train and test one network on one thread; the same arguments give the same numbers, times aside.
+
+    All arms at a seed start from the same weights (outside norm layers) and see the same batches in the
+    same order. A last batch of a single sample is left out for every arm, since batch norm cannot train
+    on it. Thread count and random state of the process are put back afterwards.
+
+    Args:
+        config: the settings.
+        task: arm, placement, learning rate and seed.
+        dataset: the samples.
+        sample_indices: test samples whose predictions are kept.
+        progress: called with each epoch's line when the epoch ends.
+
+    Returns:
+        The run's lines, from `run` to `final`; see `docs/reference/results.md`.
+
+    Raises:
+        ModelError: the network raised in training; the message quotes what it said.
+    """
+    try:
+        with (
+            isolation.quiet(),
+            isolation.one_thread(),
+            isolation.own_random_state(task.seed, config.device),
+            isolation.deterministic(config.device),
+        ):
+            return _Run(config, task, dataset).lines(sample_indices, progress or _ignore)
+    except BatchNormError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())[:300] or "no message"
+        raise ModelError(
+            f"--model '{config.model}' failed in training ({task.name}): {type(error).__name__}: {said}"
+        ) from error
+
+
+def _ignore(_: Line) -> None:
+    pass
+
+
+class _Run:
+    def __init__(self, config: CompareConfig, task: Task, dataset: Dataset) -> None:
+        self.config = config
+        self.identity = task.identity()
+        # Three independent streams, so that an arm that draws more numbers than another, for its
+        # weights or in dropout, does not get other batches.
+        weights, order, dropout = (
+            int(word) >> 1 for word in np.random.SeedSequence(task.seed).generate_state(3, np.uint64)
+        )
+        torch.manual_seed(weights)
+        self.network = build_network(config, task.arm, task.placement, dataset)
+        torch.manual_seed(dropout)
+        self.order = torch.Generator().manual_seed(order)
+        self.batches = _batches(len(dataset.train.y), config.batch_size)
+        self.initial_weights = _weights_digest(self.network)
+        # The environment is named because Fabric would otherwise join a SLURM or torchrun job it finds itself in.
+        self.fabric = Fabric(
+            accelerator=config.device,
+            devices=1,
+            precision=config.precision,  # type: ignore[arg-type]
+            plugins=[LightningEnvironment()],
+        )
+        self.model, self.optimizer = self.fabric.setup(
+            self.network.module, _optimizer(config, task.lr, self.network.module)
+        )
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.further.get("label_smoothing", 0.0))
+        self.train, self.validation, self.test = (
+            Split(self.fabric.to_device(split.x), self.fabric.to_device(split.y))
+            for split in (dataset.train, dataset.validation, dataset.test)
+        )
+        self.step_seconds: list[float] = []
+
+    def lines(self, sample_indices: Sequence[int], progress: Progress) -> list[Line]:
+        lines = [self._header(), *self._activations(0)]
+        for epoch in range(1, self.config.epochs + 1):
+            lines.append(self._epoch(epoch))
+            progress(lines[-1])
+            if lines[-1]["val_loss"] is None:
+                return [*lines, self._final(None, diverged_at=epoch)]
+            lines += self._activations(epoch)
+        test = self._evaluate(self.test)
+        if not math.isfinite(test.loss):
+            return [*lines, self._final(None, diverged_at=self.config.epochs)]
+        return [*lines, self._prediction(test, sample_indices), self._final(test, diverged_at=None)]
+
+    def _header(self) -> Line:
+        module, sites = self.network.module, self.network.sites
+        return {
+            "kind": "run",
+            **self.identity,
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "sites": list(sites),
+            "initial_weights": self.initial_weights,
+            "steps_per_epoch": len(self.batches),
+            "activation": ", ".join(str(module.get_submodule(site)) for site in sites),
+        }
+
+    def _epoch(self, epoch: int) -> Line:
+        values, sizes, outputs, labels = self._pass()
+        finite = math.isfinite(values[-1])
+        validation = self._evaluate(self.validation) if finite else None
+        if validation is not None and not math.isfinite(validation.loss):
+            validation = None
+        return {
+            "kind": "epoch",
+            **self.identity,
+            "epoch": epoch,
+            "step": len(self.step_seconds),
+            "train_loss": scores.mean_loss(torch.tensor(values), torch.tensor(sizes)) if finite else None,
+            "train_accuracy": scores.accuracy(outputs, labels) if finite else None,
+            "val_loss": None if validation is None else validation.loss,
+            "val_accuracy": None if validation is None else validation.accuracy,
+            "seconds": sum(self.step_seconds),
+        }
+
+    def _pass(self) -> tuple[list[float], list[int], Tensor, Tensor]:
+        """Train on each batch once; ends early at a loss that is not finite.
+
+        Returns: the batches' losses and sizes, and the outputs and labels of all samples in them.
+        """
+        self.model.train()
+        permutation = self.fabric.to_device(torch.randperm(len(self.train.y), generator=self.order))
+        values, outputs = [], []
+        for start, stop in self.batches:
+            began = time.perf_counter()
+            chosen = permutation[start:stop]
+            self.optimizer.zero_grad()
+            output = self.model(self.train.x[chosen])
+            loss = self.criterion(output, self.train.y[chosen])
+            self.fabric.backward(loss)
+            self.optimizer.step()
+            values.append(loss.item())  # also waits for an accelerator, so that the time is the step's
+            self.step_seconds.append(time.perf_counter() - began)
+            outputs.append(output.detach())
+            if not math.isfinite(values[-1]):
+                break
+        sizes = [len(output) for output in outputs]
+        labels = self.train.y[permutation[: sum(sizes)]]
+        return values, sizes, torch.cat(outputs), labels
+
+    def _evaluate(self, split: Split) -> scores.Scores:
+        self.model.eval()
+        with torch.no_grad():
+            # Copies, so that a network that works in place on its input cannot change the data.
+            outputs = [self.model(part.clone()) for part in split.x.split(EVALUATION_BATCH)]
+        return scores.evaluate(torch.cat(outputs), split.y)
+
+    def _activations(self, epoch: int) -> list[Line]:
+        if not self.network.sites:
+            return []
+        module = self.network.module
+        probe = self.validation.x[:PROBE_SAMPLES].to(_dtype(module), copy=True)
+        with self.fabric.autocast():
+            entries = activations(
+                module, self.network.sites, probe, histogram=epoch in (0, self.config.epochs)
+            )
+        return [{"kind": "activation", **self.identity, "epoch": epoch, **entry} for entry in entries]
+
+    def _prediction(self, test: scores.Scores, sample_indices: Sequence[int]) -> Line:
+        confidence, predicted = test.probabilities[list(sample_indices)].max(dim=1)
+        return {
+            "kind": "prediction",
+            **self.identity,
+            "index": list(sample_indices),
+            "predicted": predicted.tolist(),
+            "confidence": [round(value, 4) for value in confidence.tolist()],
+        }
+
+    def _final(self, test: scores.Scores | None, diverged_at: int | None) -> Line:
+        return {
+            "kind": "final",
+            **self.identity,
+            "test_loss": None if test is None else test.loss,
+            "test_accuracy": None if test is None else test.accuracy,
+            "diverged": diverged_at is not None,
+            "diverged_at": diverged_at,
+            "confusion": None if test is None else test.confusion(),
+            "train_seconds": sum(self.step_seconds),
+            "seconds_per_step": statistics.median(self.step_seconds),
+        }
+
+
+def _batches(samples: int, size: int) -> list[tuple[int, int]]:
+    """Start and stop of each batch; a last one of a single sample is left out."""
+    bounds = [(start, min(start + size, samples)) for start in range(0, samples, size)]
+    return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 else bounds
+
+
+def _optimizer(config: CompareConfig, lr: float, module: nn.Module) -> torch.optim.Optimizer:
+    options = config.further
+    decay = options.get("weight_decay", 0.01 if config.optimizer == "adamw" else 0.0)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            lr=lr,
+            momentum=options.get("momentum", 0.0),
+            nesterov=options.get("nesterov", False),
+            weight_decay=decay,
+        )
+    adaptive = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    betas = (options.get("beta1", 0.9), options.get("beta2", 0.999))
+    return adaptive(parameters, lr=lr, betas=betas, weight_decay=decay)
+
+
+def _weights_digest(network: Network) -> str:
+    """Of shapes and values outside the norm layers; not of names, which an inserted layer changes."""
+    digest = hashlib.sha256()
+    inside = tuple(f"{site}." for site in network.sites)
+    for name, parameter in network.module.named_parameters():
+        if not name.startswith(inside):
+            digest.update(repr(tuple(parameter.shape)).encode())
+            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    kinds = (parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    return next(kinds, torch.float32)
