@@ -28,7 +28,7 @@ class Moments:
     var: Tensor
 
     def unbiased_var(self) -> Tensor:
-        """Return var * count / (count - 1), what running statistics keep; count 0 or 1 gives var."""
+        """Return var * count / (count - 1), what running statistics keep; var itself for one value."""
         if isinstance(self.count, int):
             return self.var * (self.count / max(self.count - 1, 1))
         return self.var * (self.count / (self.count - 1).clamp(min=1))

@@ -17,7 +17,16 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "mask": (False, True),
     "dtype": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
     "layout": ("contiguous", "channels_last", "strided", "last_dim"),
-    "shape": ((8, 5), (6, 4, 7), (4, 3, 5, 6), (2, 3, 2, 4, 3), (5, 1, 3, 3), (64, 7, 1, 1), (2, 33, 1), (3, 2, 200, 31)),
+    "shape": (
+        (8, 5),
+        (6, 4, 7),
+        (4, 3, 5, 6),
+        (2, 3, 2, 4, 3),
+        (5, 1, 3, 3),
+        (64, 7, 1, 1),
+        (2, 33, 1),
+        (3, 2, 200, 31),
+    ),
     "shift": (0.0, 30.0),  # mean in standard deviations; 30 stays within what bfloat16 resolves
 }
 
@@ -83,15 +92,19 @@ def _pairwise() -> list[Case]:
         pair
         for pair in wanted
         if dict(pair) == {"running": False, "training": False}
-        or ("layout", "channels_last") in pair
-        and any(name == "shape" and len(value) < 4 for name, value in pair)
+        or (
+            ("layout", "channels_last") in pair
+            and any(name == "shape" and len(value) < 4 for name, value in pair)
+        )
     }
     wanted -= never
     cases: list[Case] = []
     while wanted:
         seed_pair = dict(rng.choice(sorted(wanted, key=repr)))
         rows = [{name: rng.choice(values) for name, values in OPTIONS.items()} | seed_pair for _ in range(60)]
-        best = max((row for row in rows if _possible(row)), key=lambda row: len(_pairs(row) & wanted), default=None)
+        best = max(
+            (row for row in rows if _possible(row)), key=lambda row: len(_pairs(row) & wanted), default=None
+        )
         if best is not None:
             wanted -= _pairs(best)
             cases.append(Case(**best))

@@ -43,7 +43,9 @@ def oracle(
 ) -> Result:
     """`mask` has x's shape without the channel; `running` makes it evaluation. All in float64, values first."""
     values = x.double().movedim(channel_dim, -1)
-    valid = torch.ones(values.shape[:-1], dtype=torch.bool) if mask is None else mask.expand(values.shape[:-1])
+    valid = (
+        torch.ones(values.shape[:-1], dtype=torch.bool) if mask is None else mask.expand(values.shape[:-1])
+    )
     rows = values[valid]
     count = rows.shape[0]
     # The mean of float64 values near 1e6 is exact to 1e-10 only; remove the first row before averaging.

@@ -35,8 +35,9 @@ def test_half_precision_is_within_one_ulp_at_the_means_it_resolves(dtype: torch.
     x = shifted(ratio, "NCHW", dtype)
     expected = oracle(x).output.to(dtype)
     actual = bn.functional.batch_norm(x, None, None, training=True)
-    steps = torch.nextafter(expected, torch.full_like(expected, torch.inf)), torch.nextafter(
-        expected, torch.full_like(expected, -torch.inf)
+    steps = (
+        torch.nextafter(expected, torch.full_like(expected, torch.inf)),
+        torch.nextafter(expected, torch.full_like(expected, -torch.inf)),
     )
     assert ((actual == expected) | (actual == steps[0]) | (actual == steps[1])).all()
 

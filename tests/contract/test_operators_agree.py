@@ -53,7 +53,9 @@ def assert_output(actual: Tensor, expected, dtype: torch.dtype) -> None:
         rounded = expected.output.to(dtype).double()
         error = (actual.double() - rounded).abs()
         bound = one_ulp(expected.output, dtype)
-    assert bool((error <= bound).all()), f"largest error {error.max():.3g}, {(error / bound).max():.3g} times the bound"
+    assert bool((error <= bound).all()), (
+        f"largest error {error.max():.3g}, {(error / bound).max():.3g} times the bound"
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -96,7 +98,7 @@ def test_gradients(case: Case) -> None:
 
 
 def gradient_bound(case: Case, given: Tensors, name: str, grad_output: Tensor) -> Tensor:
-    """2e-6 of the largest absolute term in the formula (activations have slopes up to 1.13), plus the output's rounding."""
+    """2e-6 of the largest absolute term in the formula (activations have slopes up to 1.13), plus rounding."""
     x = given.x.detach().double()
     keep = torch.ones(()) if given.mask is None else given.mask.unsqueeze(given.channel_dim)
     grad = (grad_output.double() * keep).abs() * (1.2 if case.act else 1.0)
@@ -136,6 +138,9 @@ def test_the_table_holds_every_possible_pair() -> None:
                 for y in OPTIONS[b]
                 if (a, x, b, y) not in seen
                 and {a: x, b: y} != {"running": False, "training": False}
-                and not ({a: x, b: y}.get("layout") == "channels_last" and len({a: x, b: y}.get("shape", (1,) * 4)) < 4)
+                and not (
+                    {a: x, b: y}.get("layout") == "channels_last"
+                    and len({a: x, b: y}.get("shape", (1,) * 4)) < 4
+                )
             ]
             assert not missing, (a, b, missing)

@@ -1,0 +1,138 @@
+"""The package as installed: its public index, light imports, docstring examples, and the wheel that people get."""
+
+import doctest
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import batchnorm as bn
+
+ROOT = Path(__file__).parents[1]
+
+PUBLIC = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "ChannelsLastBatchNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "__version__",
+    "convert",
+    "convert_",
+    "errors",
+    "functional",
+    "insert",
+    "insert_",
+]
+HEAVY = ("torch", "numpy", "sklearn", "scipy", "plotly", "pandas", "lightning", "joblib", "rich", "click")
+
+
+def python(*code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(bn.__all__) == PUBLIC
+    assert dir(bn) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(bn, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'BatchNorm4d'"):
+        _ = bn.BatchNorm4d
+
+
+def test_every_module_says_what_it_offers() -> None:
+    for info in pkgutil.walk_packages(bn.__path__, "batchnorm."):
+        if info.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(info.name)
+        assert module.__doc__, info.name
+        for name in module.__all__:
+            assert hasattr(module, name), (info.name, name)
+
+
+@pytest.mark.parametrize("module", ["batchnorm", "batchnorm.errors"])
+def test_importing_loads_nothing_else(module) -> None:
+    loaded = json.loads(
+        python(f"import {module}, json, sys", f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))")
+    )
+    assert loaded == []
+
+
+@pytest.mark.parametrize("module", ["batchnorm.report", "batchnorm.records", "batchnorm.cli"])
+def test_these_load_no_torch(module) -> None:
+    assert python(f"import {module}, sys", "print('torch' in sys.modules)").strip() == "False"
+
+
+def test_the_layers_load_torch_alone() -> None:
+    others = ("sklearn", "scipy", "plotly", "pandas", "lightning", "click", "rich")
+    code = f"print([m for m in {others} if m in sys.modules])"
+    assert python("import batchnorm as bn, sys", "bn.BatchNorm2d(3)", code).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "batchnorm.activations",
+        "batchnorm.functional",
+        "batchnorm.moments",
+        "batchnorm.nn.batchnorm",
+        "batchnorm.nn.channels_last",
+        "batchnorm.nn.lazy",
+        "batchnorm.surgery.convert",
+        "batchnorm.surgery.insert",
+    ],
+)
+def test_docstring_examples_run(name) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    assert tried > 0
+    assert failed == 0
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_its_page_templates(tmp_path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)],
+        check=True,
+        timeout=240,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {
+        str(path.relative_to(ROOT / "src"))
+        for path in (ROOT / "src" / "batchnorm").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert wanted <= inside
+    assert not [name for name in inside if name.startswith("tests")]
+    # The installed copy, not the checkout: unpacked elsewhere, found first, run in a folder of its own.
+    target = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(target)
+    code = (
+        "import batchnorm as bn, torch; print(bn.__file__);"
+        "print(tuple(bn.BatchNorm2d(3)(torch.randn(2, 3, 4, 4), act='relu').shape))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(target) in done.stdout
+    assert "(2, 3, 4, 4)" in done.stdout
