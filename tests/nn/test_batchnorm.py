@@ -270,7 +270,10 @@ def test_only_the_input_and_small_numbers_are_saved_for_backward() -> None:
         sizes.append((tensor.data_ptr(), tensor.numel()))
         return tensor
 
+    residual = batch("BatchNorm2d", 1)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         bn.BatchNorm2d(4)(x, act="silu")
+        bn.BatchNorm2d(4)(x, residual)
+        bn.BatchNorm2d(4)(x, residual, act="relu")
     large = [pointer for pointer, size in sizes if size > 4]
-    assert large == [x.data_ptr()]
+    assert large == [x.data_ptr(), x.data_ptr(), x.data_ptr(), residual.data_ptr()]

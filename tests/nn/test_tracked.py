@@ -61,6 +61,11 @@ def test_the_input_may_be_its_own_residual() -> None:
     layer = bn.BatchNorm2d(3).double()
     assert torch.autograd.gradcheck(lambda t: layer.train()(t, t, act="silu"), (x,))
     assert torch.autograd.gradgradcheck(lambda t: layer.train()(t, t, act="silu"), (x,))
+    first, again = (
+        torch.autograd.grad(layer(x, x, act="silu").square().sum(), x, create_graph=create)[0]
+        for create in (False, True)
+    )
+    torch.testing.assert_close(again, first)
 
 
 def test_a_residual_of_another_shape_is_refused() -> None:
