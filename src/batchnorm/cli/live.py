@@ -128,7 +128,8 @@ class LiveTable(Silent):
         """The table as it stands; called by rich's own thread."""
         with self.lock:
             self._catch_up()
-            return Group(self._table(), Text(self._status(), style="dim"))
+            status = Text(self._status(), style="dim")
+            return Group(self._table(), status) if self.running else status
 
     def _catch_up(self) -> None:
         for line in self.news.news() if self.news is not None else ():
@@ -160,8 +161,8 @@ class LiveTable(Silent):
         left = self._left()
         if self.began is None:
             return f"{text}, starting"
-        elapsed = f"{text}, {duration(round(time.monotonic() - self.began))} so far"
-        return elapsed if left is None else f"{elapsed}, about {duration(left)} left"
+        elapsed = f"{text}, {_clock(time.monotonic() - self.began)} so far"
+        return elapsed if left is None else f"{elapsed}, about {_clock(left)} left"
 
     def _left(self) -> float | None:
         """Seconds, at the pace since the first run began; epochs under way count as parts of a run."""
@@ -170,7 +171,7 @@ class LiveTable(Silent):
         if self.began is None or worked < 0.5:
             return None
         pace = (time.monotonic() - self.began) / worked
-        return round(max(self.total - self.done - under_way, 0.0) * pace)
+        return max(self.total - self.done - under_way, 0.0) * pace
 
 
 def observer(console: Console, *, quiet: bool) -> Silent:
@@ -195,6 +196,15 @@ def _ending(lines: list[Line]) -> str:
         f"{head} test accuracy {percent(final['test_accuracy'])}, loss {number(final['test_loss'])}, "
         f"{duration(final['train_seconds'])}"
     )
+
+
+def _clock(seconds: float) -> str:
+    """Whole seconds, also beyond a minute, since this counts rather than measures."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _extension(tasks: Sequence[Any]) -> str:

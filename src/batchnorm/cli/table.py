@@ -1,12 +1,12 @@
 """The table at the end of a comparison: every arm at its own best learning rate."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from batchnorm.records import Records
 from batchnorm.records.identity import identity
 from batchnorm.records.intervals import Interval
 from batchnorm.records.reach import Reach
@@ -15,16 +15,14 @@ from batchnorm.records.wording import (
     MISSING,
     duration,
     epochs,
-    number,
     percent_interval,
     points,
     rate,
     seconds_difference,
 )
 
-__all__ = ["arms_table", "notes"]
+__all__ = ["arms_table"]
 
-_WIDE = 130
 _HEADS = (
     "best rate",
     "test accuracy",
@@ -36,56 +34,59 @@ _HEADS = (
 )
 
 
-def arms_table(summary: Summary, width: int) -> RenderableType:
-    """The arms as lines of a table, or where that does not fit as one short list an arm.
+def arms_table(summary: Summary, console: Console) -> RenderableType:
+    """The arms as rows, or where that is too wide as columns, as many beside each other as fit.
 
     Args:
         summary: of the records.
-        width: of the terminal, in characters.
+        console: where it will stand; its width decides.
     """
-    if width < _WIDE:
-        return Group(*(_list(arm, bold=arm.key == summary.winner) for arm in summary.arms))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("arm")
-    for head in _HEADS:
-        table.add_column(head, justify="right")
+    rows = _rows(summary)
+    if _fits(rows, console):
+        return rows
+    blocks: list[list[ArmSummary]] = []
     for arm in summary.arms:
-        table.add_row(_name(arm, bold=arm.key == summary.winner), *_cells(arm))
+        if blocks and _fits(_columns([*blocks[-1], arm], summary), console):
+            blocks[-1].append(arm)
+        else:
+            blocks.append([arm])
+    tables = [_columns(block, summary) for block in blocks]
+    return Group(*(part for table in tables for part in (table, ""))) if len(tables) > 1 else tables[0]
+
+
+def _fits(table: Table, console: Console) -> bool:
+    unlimited = console.options.update(width=10_000)
+    return Measurement.get(console, unlimited, table).maximum <= console.width
+
+
+def _rows(summary: Summary) -> Table:
+    table = _plain()
+    table.add_column("arm", no_wrap=True)
+    for head in _HEADS:
+        table.add_column(head, justify="right", no_wrap=True)
+    for arm in summary.arms:
+        table.add_row(_name(arm, summary), *_cells(arm))
     return table
 
 
-def notes(summary: Summary, records: Records) -> Iterable[str]:
-    """What a reader has to know to read the table, one line each."""
-    settings = records.config.get("settings", {})
-    seeds = settings.get("seeds")
-    yield ""
-    yield (
-        f"Each arm at the rate with its best validation accuracy; means over {seeds} seeds with 95% intervals, "
-        "differences paired by seed."
-    )
-    yield (
-        "None's accuracy: the validation accuracy that the network without normalization ends with, seed by seed."
-    )
-    for arm in summary.arms:
-        if arm.at_edge is not None:
-            side = "lowest" if arm.at_edge == "low" else "highest"
-            yield f"{arm.label}: its best rate {rate(arm.best_lr)} is the {side} tried; a better one may lie beyond."
-    if not summary.complete:
-        yield f"Not complete: {summary.finished} of {summary.planned} runs have finished."
+def _columns(arms: Sequence[ArmSummary], summary: Summary) -> Table:
+    table = _plain()
+    table.add_column("arm", style="dim")
+    for arm in arms:
+        table.add_column(_name(arm, summary), justify="right")
+    for head, *cells in zip(_HEADS, *(_cells(arm) for arm in arms), strict=True):
+        table.add_row(head, *cells)
+    return table
 
 
-def _list(arm: ArmSummary, *, bold: bool) -> RenderableType:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for head, cell in zip(_HEADS, _cells(arm), strict=True):
-        if cell != MISSING:
-            table.add_row(f"  {head}", cell)
-    return Group(_name(arm, bold=bold), table)
+def _plain() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
 
 
-def _name(arm: ArmSummary, *, bold: bool) -> Text:
-    return Text(arm.label, style=f"{'bold ' if bold else ''}{identity(arm.arm).colour}")
+def _name(arm: ArmSummary, summary: Summary) -> Text:
+    """Bold marks the winner, which there is only where the intervals support one."""
+    weight = "bold" if arm.key == summary.winner else "not bold"
+    return Text(arm.label, style=f"not dim {weight} {identity(arm.arm).colour}")
 
 
 def _cells(arm: ArmSummary) -> tuple[str, ...]:
@@ -94,34 +95,31 @@ def _cells(arm: ArmSummary) -> tuple[str, ...]:
         rate(arm.best_lr),
         percent_interval(arm.test_accuracy),
         points(arm.accuracy_difference),
-        _arrival(reach, "epochs"),
-        _arrival(reach, "seconds"),
+        MISSING if reach is None else _arrival(reach, epochs(reach.epochs), _signed(reach.epochs_difference)),
+        MISSING if reach is None else _arrival(reach, _time(reach.seconds), _time_gap(reach)),
         f"{arm.diverged} of {arm.runs}",
         duration(arm.seconds_per_step),
     )
 
 
-def _arrival(reach: Reach | None, unit: str) -> str:
-    """`3.2 (-4.8 [-7.8, -1.8])`, with a count where not every seed got there."""
-    if reach is None or reach.compared == 0:
+def _arrival(reach: Reach, mean: str, difference: str | None) -> str:
+    """The mean over seeds that got there; the difference to none stands beside it where all did."""
+    if reach.compared == 0:
         return MISSING
     if reach.reached == 0:
         return "never"
-    mean, difference = _parts(reach, unit)
-    text = mean if difference is None else f"{mean} ({difference})"
-    return text if reach.complete else f"{text} in {reach.reached} of {reach.compared} seeds"
+    if not reach.complete:
+        return f"{mean} in {reach.reached} of {reach.compared} seeds"
+    return mean if difference is None else f"{mean.partition(' [')[0]}, {difference}"
 
 
-def _parts(reach: Reach, unit: str) -> tuple[str, str | None]:
-    if unit == "epochs":
-        mean, difference = reach.epochs, reach.epochs_difference
-        return _mean(mean), None if difference is None else epochs(difference, sign=True)
-    mean, difference = reach.seconds, reach.seconds_difference
-    return (
-        duration(None if mean is None else mean.mean),
-        None if difference is None else seconds_difference(difference),
-    )
+def _signed(difference: Interval | None) -> str | None:
+    return None if difference is None else epochs(difference, sign=True)
 
 
-def _mean(interval: Interval | None) -> str:
-    return MISSING if interval is None else number(interval.mean)
+def _time(interval: Interval | None) -> str:
+    return duration(None if interval is None else interval.mean)
+
+
+def _time_gap(reach: Reach) -> str | None:
+    return None if reach.seconds_difference is None else seconds_difference(reach.seconds_difference)

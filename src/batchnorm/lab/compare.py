@@ -114,11 +114,11 @@ def compare(
             observer.begin(prepared.folder, len(tasks), len(done), config.epochs, news)
         _do(prepared, tasks, store, shown, count, observer, news)
         further = extension(config, prepared.placements, read(prepared.folder).runs.values())
-        if further:
+        missing = [task for task in further if task.name not in there.runs]
+        if missing:
             if observer is not None:
-                missing = [task for task in further if task.name not in there.runs]
                 observer.extended(further, len(missing))
-            _do(prepared, further, store, shown, count, observer, news)
+            _do(prepared, missing, store, shown, count, observer, news)
     return prepared.folder
 
 

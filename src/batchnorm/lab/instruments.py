@@ -1,13 +1,13 @@
-"""What the norm layers of a network see and give, measured on a copy so that nothing of it changes."""
+"""What the norm layers of a network see and give, measured so that nothing of the network changes."""
 
-import contextlib
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from batchnorm.surgery.restored import restored
 
 __all__ = ["PROBE_SAMPLES", "activations"]
 
@@ -34,14 +34,14 @@ def activations(
         For each site two entries (`where` is `input`, then `output`) with mean, std and percentiles;
         numbers that are not finite are left for the store to write as null.
     """
-    twin = copy.deepcopy(module).eval()
     found: dict[tuple[str, str], Tensor] = {}
-    for site in sites:
-        layer = twin.get_submodule(site)
-        layer.train()
-        layer.register_forward_hook(_keep(found, site))
-    with torch.no_grad(), _same_random_state(probe):
-        twin(probe)
+    with restored(module), torch.no_grad():
+        module.eval()
+        for site in sites:
+            layer = module.get_submodule(site)
+            layer.train()
+            layer.register_forward_hook(_keep(found, site))
+        module(probe)
     entries: list[dict[str, Any]] = []
     for site in sites:
         if (site, "input") not in found:  # a layer that the network owns and never calls
@@ -62,13 +62,6 @@ def _keep(found: dict[tuple[str, str], Tensor], site: str) -> Any:
         found[site, "output"] = found[site, "input"] if unchanged else output.detach().clone()
 
     return hook
-
-
-@contextlib.contextmanager
-def _same_random_state(probe: Tensor) -> Iterator[None]:
-    devices = [probe.device] if probe.is_cuda else []
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 def _describe(values: Tensor, *, histogram: bool) -> dict[str, Any]:
