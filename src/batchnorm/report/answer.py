@@ -1,0 +1,253 @@
+"""The page's first sentences: what was found, with its interval, and what it does not show."""
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from batchnorm.records.intervals import Interval
+from batchnorm.records.wording import (
+    count,
+    duration,
+    epochs,
+    percent,
+    percent_interval,
+    points,
+    rate,
+    seconds_difference,
+    seeds,
+)
+from batchnorm.report.figure import Cell, Table
+from batchnorm.report.findings import sentence, supported
+from batchnorm.report.phrases import listed
+from batchnorm.report.view import Arm, View
+
+__all__ = ["Answer", "answer", "arms_table"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Sentences in the order of reading; `warnings` says what weakens them."""
+
+    lead: Markup
+    more: tuple[str, ...]
+    warnings: tuple[str, ...]
+    limits: str
+
+
+def answer(view: View) -> Answer:
+    """Write the answer that the records support, and nothing beyond it."""
+    main, base = view.main, view.baseline
+    more: list[str] = []
+    if main is None and base is None:
+        lead = Markup("No run has finished yet, so there is nothing to say.")
+    elif main is None or base is None:
+        lead = _alone(main or base)  # type: ignore[arg-type]
+        more.append(_no_comparison(view))
+    else:
+        lead = _accuracy(main, base)
+        more += [text for text in (_speed(main, base), _others(view, main)) if text]
+    more += [text for text in (_tuning([arm for arm in (main, base) if arm]),) if text]
+    return Answer(lead, tuple(more), tuple(_warnings(view)), _limits(view))
+
+
+def _alone(arm: Arm) -> Markup:
+    test = arm.summary.test_accuracy
+    if test is None:
+        return _none_left(arm)
+    return Markup("With {} the network reached <strong>{}</strong> test accuracy{} ({}).").format(
+        arm.phrase, percent(test.mean), _ends(test), seeds(test.n)
+    )
+
+
+def _accuracy(main: Arm, base: Arm) -> Markup:
+    ours, theirs, gap = (
+        main.summary.test_accuracy,
+        base.summary.test_accuracy,
+        main.summary.accuracy_difference,
+    )
+    if ours is None or theirs is None:
+        parts = [_alone(arm) for arm in (main, base)]
+        return Markup(" ").join(parts)
+    reached = Markup("With {} the network reached <strong>{}</strong> test accuracy{} ({})").format(
+        main.phrase, percent(ours.mean), _ends(ours), seeds(ours.n)
+    )
+    if gap is None:
+        return Markup(
+            "{}, and without it {} ({}): no seed finished in both, so the two are not compared."
+        ).format(reached, percent_interval(theirs), seeds(theirs.n))
+    if gap.n < 2:
+        return Markup(
+            "{}, and without it {}. With one seed in common there is no interval: "
+            "the difference of {} may be chance."
+        ).format(reached, percent(theirs.mean), points(gap))
+    if not gap.excludes_zero:
+        return Markup(
+            "{}, and without it {}. The difference, <strong>{}</strong>, may be chance: its interval includes 0, "
+            "so no effect on accuracy is shown."
+        ).format(reached, percent_interval(theirs), points(gap))
+    side = "over" if gap.mean > 0 else "against"
+    return Markup("{}, <strong>{}</strong> {} the same network without it.").format(
+        reached, points(gap), side
+    )
+
+
+def _no_comparison(view: View) -> str:
+    waiting = view.baseline is None and "none" in (view.settings.get("norms") or [])
+    if waiting or not view.summary.complete:
+        return "There is nothing to compare it with yet: no run of the other arms has finished."
+    if view.baseline is None:
+        return "There is no arm without normalization to compare it with; --norms none,batch adds one."
+    return "There is no arm with normalization to compare it with; --norms none,batch adds one."
+
+
+def _none_left(arm: Arm) -> Markup:
+    lost, total = arm.summary.diverged, arm.summary.runs
+    if lost == total:
+        every = "the only run" if total == 1 else f"every one of {total} runs"
+        return Markup("With {} {} diverged, so it has no test accuracy.").format(arm.phrase, every)
+    return Markup("With {} no test accuracy was recorded at the best rate.").format(arm.phrase)
+
+
+def _speed(main: Arm, base: Arm) -> str:
+    reach, other = main.summary.reach, base.summary.reach
+    if reach is None or other is None or reach.compared == 0:
+        return ""
+    goal = "the validation accuracy that the network without ended with"
+    if not reach.complete:
+        if reach.reached == 0:
+            return f"It never got to {goal}, in none of {seeds(reach.compared)}."
+        mean = epochs(reach.epochs)
+        return f"It got to {goal} in {reach.reached} of {seeds(reach.compared)} ({mean} epochs on average there)."
+    gap = reach.epochs_difference
+    if gap is None or reach.epochs is None or other.epochs is None:
+        return ""
+    took = epochs(Interval(reach.epochs.mean, None, None, 1))
+    instead = epochs(Interval(other.epochs.mean, None, None, 1))
+    if gap.excludes_zero:
+        return (
+            f"It got to {goal} in {took} epoch{'' if took == '1' else 's'} instead of {instead}: "
+            f"{epochs(gap, sign=True)} epochs{_time(reach.seconds_difference)}."
+        )
+    if gap.n < 2:
+        return f"It got to {goal} in epoch {took}, the network without in epoch {instead} (one seed: no interval)."
+    return (
+        f"It got to {goal} in {took} epochs, the other in {instead}: {epochs(gap, sign=True)} epochs, "
+        "an interval that includes 0, so no difference in speed is shown."
+    )
+
+
+def _time(gap: Interval | None) -> str:
+    if gap is None:
+        return ""
+    hint = "" if gap.excludes_zero else ", which includes 0"
+    return f", {seconds_difference(gap)} of training{hint}"
+
+
+def _others(view: View, main: Arm) -> str:
+    arms = [arm for arm in view.others if arm is not main]
+    if not arms:
+        return ""
+    above = supported(arms, lambda arm: arm.summary.accuracy_difference, +1)
+    below = supported(arms, lambda arm: arm.summary.accuracy_difference, -1)
+    parts = []
+    if above:
+        parts.append(f"above that of the network without for {listed([arm.phrase for arm in above])}")
+    if below:
+        parts.append(f"below it for {listed([arm.phrase for arm in below])}")
+    rest = len(arms) - len(above) - len(below)
+    if rest:
+        whom = "the other" if rest == len(arms) == 1 else f"{rest} of the {len(arms)} other arms"
+        parts.append(
+            f"not told apart from it for {whom}"
+            if parts
+            else f"not told apart from that of the network without for {whom}"
+        )
+    hint = (
+        f" With {len(arms) + 1} comparisons, one in 20 intervals misses the truth by chance."
+        if len(arms) > 1
+        else ""
+    )
+    return f"Test accuracy is {listed(parts)}.{hint}"
+
+
+def _tuning(arms: list[Arm]) -> str:
+    rates = [
+        (arm, arm.summary.best_lr, len(arm.summary.rates)) for arm in arms if arm.summary.best_lr is not None
+    ]
+    if not rates:
+        return ""
+    if all(n == 1 for _, _, n in rates):
+        return (
+            f"Only one learning rate was run ({rate(rates[0][1])}): none was tuned, which may favour one arm."
+        )
+    if len(rates) == 1:
+        return f"Its learning rate was tuned on the validation split: {rate(rates[0][1])}."
+    (_, ours, _), (_, theirs, _) = rates
+    which = f"{rate(ours)} for both" if ours == theirs else f"{rate(ours)} with it, {rate(theirs)} without"
+    return f"Both had their learning rate tuned on the validation split: {which}."
+
+
+def _warnings(view: View) -> list[str]:
+    found = []
+    summary = view.summary
+    if not summary.complete:
+        found.append(
+            f"Incomplete: {summary.finished} of {summary.planned} planned runs have finished. "
+            "The same command with the same --out does the rest; what stands here may change."
+        )
+    for arm in view.arms:
+        best, edge = arm.summary.best, arm.summary.at_edge
+        if best is not None and 0 < best.diverged < best.runs:
+            found.append(
+                f"{best.diverged} of {best.runs} runs with {arm.phrase} at its best rate diverged; "
+                "they are not in its means, which therefore flatter it."
+            )
+        if edge and arm.summary.diverged < arm.summary.runs:
+            found.append(
+                f"The best rate of {arm.phrase} ({rate(arm.summary.best_lr)}) is the "
+                f"{'lowest' if edge == 'low' else 'highest'} that was run: a better one may lie beyond it."
+            )
+    base = view.baseline
+    test = base.summary.test_accuracy if base else None
+    if view.chance and test and test.mean < 1.5 * view.chance and base:
+        found.append(
+            f"The network without normalization stayed near chance ({percent(test.mean)}; guessing gives "
+            f"{percent(view.chance)}): it hardly trained, at any rate that was run."
+        )
+    return found
+
+
+def _limits(view: View) -> str:
+    settings = view.settings
+    data = (view.records.data or {}).get("name") or settings.get("data") or "one data set"
+    model = settings.get("model") or "one network"
+    length = settings.get("epochs")
+    span = f", {count(length)} epochs" if isinstance(length, int) else ""
+    return (
+        f"One data set ({data}) and one network ({model}{span}): this does not show what happens on yours. The "
+        "intervals cover the seeds, not the choice of data, network or training recipe."
+    )
+
+
+def _ends(interval: Interval) -> str:
+    text = percent_interval(interval)
+    return text[text.index(" [") :] if " [" in text else ""
+
+
+def arms_table(view: View) -> Table:
+    """Return all arms in numbers, as the terminal shows them."""
+    rows: list[list[str | Cell]] = []
+    for arm in view.arms:
+        mine, reach = arm.summary, arm.summary.reach
+        wins = view.summary.winner == mine.key
+        reached = "-" if reach is None else f"{reach.reached} of {reach.compared}"
+        lost = f"{mine.diverged} of {mine.runs}"
+        rows.append(
+            [arm.label, rate(mine.best_lr) + (" (edge)" if mine.at_edge else ""),
+             Cell(percent_interval(mine.test_accuracy), strong=wins), points(mine.accuracy_difference),
+             epochs(reach.epochs if reach else None), epochs(reach.epochs_difference if reach else None, sign=True),
+             duration(reach.seconds.mean if reach and reach.seconds else None), reached, lost]
+        )  # fmt: skip
+    head = ["arm", "best rate", "test accuracy [95%]", "difference to none [95%]", "epochs to none's accuracy",
+            "difference [95%]", "seconds to it", "seeds that got there", "diverged (all rates)"]  # fmt: skip
+    return Table("All arms, each at its own best learning rate", head, rows)

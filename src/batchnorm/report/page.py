@@ -1,0 +1,133 @@
+"""The whole page: sections from records, filled into one template, small enough to send by mail."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from batchnorm.errors import StoreError
+from batchnorm.records import Records, read
+from batchnorm.report import answer, confusion, cost, curves, distributions, fairness, histograms
+from batchnorm.report import predictions as table
+from batchnorm.report import provenance, sensitivity
+from batchnorm.report.assets import plotly_script, stylesheet, table_widget, text_asset
+from batchnorm.report.phrases import tidy
+from batchnorm.report.view import FULL, Detail, View, look
+
+__all__ = ["FILE_NAME", "MAX_BYTES", "render", "write"]
+
+FILE_NAME = "report.html"
+MAX_BYTES = 8_000_000
+# Tried in this order until the page is small enough; the page says what it leaves out.
+DETAILS = (
+    FULL,
+    Detail(300, 40, 16),
+    Detail(150, 25, 10),
+    Detail(60, 15, 6),
+    Detail(20, 10, 3),
+    Detail(0, 6, 1),
+)
+
+
+def render(records: Records) -> str:
+    """Draw one page from records: the same records give the same bytes.
+
+    Args:
+        records: as `batchnorm.records.read` returns them; they may be those of an interrupted comparison.
+
+    Returns:
+        A whole HTML document that asks the network for nothing, at most 8 MB as UTF-8 as long as the records
+        allow it.
+    """
+    page = ""
+    for detail in DETAILS:
+        page = _render(look(records, detail))
+        if len(page.encode()) <= MAX_BYTES:
+            break
+    return page
+
+
+def write(folder: str | os.PathLike[str]) -> Path:
+    """Read the records of `folder` and write its `report.html`, whole or not at all.
+
+    Args:
+        folder: holds `results.jsonl`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        StoreError: the records cannot be read, or the page cannot be written.
+    """
+    path = Path(folder) / FILE_NAME
+    page = render(read(folder)).encode()
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=folder)
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise StoreError(f"cannot write '{path}': {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def _render(view: View) -> str:
+    environment = Environment(
+        loader=PackageLoader("batchnorm.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["tidy"] = tidy
+    page = environment.get_template("page.html").render(_context(view))
+    # A command may hold bytes that are not UTF-8; they came as lone surrogates, which no file can hold.
+    return page.encode(errors="replace").decode()
+
+
+def _context(view: View) -> dict[str, Any]:
+    names = distributions.sites(view)
+    return {
+        "view": view,
+        "reduced": view.detail != FULL,
+        "answer": answer.answer(view),
+        "arms_table": answer.arms_table(view),
+        "checks": fairness.checks(view),
+        "rates_table": fairness.rates_table(view),
+        "curves": [curves.accuracy_figure(view), curves.loss_figure(view)],
+        "curve_controls": curves.CONTROLS,
+        "rates": sensitivity.sensitivity_figure(view),
+        "sites": names,
+        "site_figures": _site_figures(view, names),
+        "predictions": table.predictions(view),
+        "kinds": table.KINDS,
+        "confusion": confusion.confusion_figures(view),
+        "cost": cost.cost_figure(view),
+        "cost_table": cost.cost_table(view),
+        "command": provenance.command(view),
+        "facts": [
+            provenance.facts_table(view),
+            provenance.versions_table(view),
+            provenance.settings_table(view),
+        ],
+        "style": stylesheet(),
+        "script": text_asset("page.js"),
+        "plotly": plotly_script(),
+        "widget": table_widget(),
+    }
+
+
+def _site_figures(view: View, names: list[str]) -> list[Any]:
+    if not names:
+        return []
+    return [distributions.percentile_figure(view, names), histograms.histogram_figure(view, names)]

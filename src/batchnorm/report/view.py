@@ -1,0 +1,147 @@
+"""The records as the sections need them: arms in order, each with its runs at its best rate."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from batchnorm.records import Records, Run
+from batchnorm.records.grouping import by_arm, by_rate, by_seed, diverged, finite
+from batchnorm.records.identity import Identity, identity
+from batchnorm.records.store import Line
+from batchnorm.records.summary import ArmSummary, Summary, summarize
+from batchnorm.report.phrases import phrase
+
+__all__ = ["FULL", "Arm", "Detail", "View", "look", "thin"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much of the records a page shows; lowered until it fits the size that mail programs carry."""
+
+    samples: int
+    epochs: int
+    sites: int
+
+
+FULL = Detail(samples=400, epochs=80, sites=40)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One (arm, placement): its numbers, how it is drawn and called, and its runs at the best rate."""
+
+    summary: ArmSummary
+    identity: Identity
+    phrase: str
+    best: dict[int, Run]
+
+    @property
+    def label(self) -> str:
+        """The short name for legends and table heads."""
+        return self.summary.label
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the arm without normalization."""
+        return self.summary.arm == "none"
+
+    @cached_property
+    def finished(self) -> dict[int, Run]:
+        """The runs at the best rate that did not diverge."""
+        return {seed: run for seed, run in self.best.items() if not diverged(run)}
+
+    @cached_property
+    def activations(self) -> dict[tuple[str, str], dict[int, list[Line]]]:
+        """The `activation` lines of the finished runs: by site and side, then by seed."""
+        index: dict[tuple[str, str], dict[int, list[Line]]] = {}
+        for seed, run in self.finished.items():
+            for line in run.activations:
+                place = (str(line.get("site")), str(line.get("where")))
+                index.setdefault(place, {}).setdefault(seed, []).append(line)
+        return index
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that the sections draw from."""
+
+    records: Records
+    summary: Summary
+    arms: tuple[Arm, ...]
+    detail: Detail = FULL
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decided the numbers, as the config line has it."""
+        return dict(self.records.config.get("settings") or {})
+
+    @property
+    def baseline(self) -> Arm | None:
+        """The arm without normalization, if it has run."""
+        return next((arm for arm in self.arms if arm.is_baseline), None)
+
+    @property
+    def others(self) -> tuple[Arm, ...]:
+        """The arms that are compared with the baseline, or all where there is none."""
+        return tuple(arm for arm in self.arms if not arm.is_baseline)
+
+    @property
+    def main(self) -> Arm | None:
+        """The arm that the first sentence is about.
+
+        Batch norm where it has run, else the first in the order of display. Between placements the
+        validation split decides: choosing on the test split would flatter.
+        """
+        others = self.others
+        if not others:
+            return None
+        name = "batch" if any(arm.summary.arm == "batch" for arm in others) else others[0].summary.arm
+        same = [arm for arm in others if arm.summary.arm == name]
+        return max(same, key=_validation)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes as text; empty where the records do not say."""
+        return [str(name) for name in (self.records.data or {}).get("class_names") or []]
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing among equally frequent classes."""
+        return 1 / len(self.class_names) if self.class_names else None
+
+    def class_name(self, number: Any) -> str:
+        """Return the name of a class, or its number where it has none."""
+        value = finite(number)
+        names = self.class_names
+        if value is None:
+            return "?"
+        return names[int(value)] if 0 <= value < len(names) else str(int(value))
+
+
+def look(records: Records, detail: Detail = FULL) -> View:
+    """Prepare records for drawing."""
+    summary = summarize(records)
+    groups = by_arm(records.runs.values())
+    several = len({placement for _, placement in groups if placement}) > 1
+    arms = []
+    for arm in summary.arms:
+        at_best = [] if arm.best_lr is None else by_rate(groups[arm.key])[arm.best_lr]
+        words = phrase(arm.arm, arm.placement, several=several)
+        arms.append(Arm(arm, identity(arm.arm), words, by_seed(at_best)))
+    return View(records, summary, tuple(arms), detail)
+
+
+def thin(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` items, evenly spread, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    chosen: Iterable[int] = {round(i * (len(items) - 1) / (limit - 1)) for i in range(limit)}
+    return [items[i] for i in sorted(chosen)]
+
+
+def _validation(arm: Arm) -> float:
+    best = arm.summary.best
+    return -1.0 if best is None or best.val_accuracy is None else best.val_accuracy.mean
