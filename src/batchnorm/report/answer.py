@@ -17,7 +17,7 @@ from batchnorm.records.wording import (
     seeds,
 )
 from batchnorm.report.figure import Cell, Table
-from batchnorm.report.findings import sentence, supported
+from batchnorm.report.findings import supported
 from batchnorm.report.phrases import listed
 from batchnorm.report.view import Arm, View
 

@@ -1,6 +1,6 @@
 """Which classes an arm takes for which, on the test set."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import plotly.graph_objects as go
 
@@ -139,7 +139,7 @@ def _largest(arm: Arm, names: list[str], counts: list[list[int]]) -> Table:
     return Table(caption, head, rows, text_columns=2)
 
 
-def _is_square(rows: Any, size: int) -> bool:
+def _is_square(rows: Any, size: int) -> TypeGuard[list[list[Any]]]:
     return (
         isinstance(rows, list)
         and len(rows) == size

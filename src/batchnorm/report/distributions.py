@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from batchnorm.records.grouping import finite
-from batchnorm.records.intervals import Interval, mean_interval, paired_difference
+from batchnorm.records.intervals import mean_interval, paired_difference
 from batchnorm.records.wording import number, plain_interval, seeds
 from batchnorm.report.drawing import curve, figure
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from batchnorm.records.intervals import Interval
-from batchnorm.records.wording import epochs, number, seconds_difference
+from batchnorm.records.wording import duration, epochs, number
 from batchnorm.report.phrases import listed
 from batchnorm.report.view import Arm, View
 
@@ -105,7 +105,8 @@ def loss_finding(view: View) -> str:
         return f"No difference shown in the validation loss that {arms[0].phrase} ends with"
     if lower:
         top = best_of(lower, difference, -1)
-        return f"{len(lower)} of {len(arms)} arms end with a lower validation loss than no normalization, {top.phrase} with the largest gap"
+        count = f"{len(lower)} of {len(arms)} arms end with a lower validation loss than no normalization"
+        return f"{count}, {top.phrase} with the largest gap"
     return f"None of {len(arms)} arms is shown to end with a lower validation loss than no normalization"
 
 
@@ -125,12 +126,14 @@ def cost_finding(view: View) -> str:
         ratio = _ratio(top, view.baseline)
         share = "" if ratio is None else f", {number(ratio)} times as long"
         more = f"{len(slower)} of {len(arms)} arms take longer for a step; " if len(arms) > 1 else ""
-        text = f"a step with {top.phrase} takes {seconds_difference(difference(top)).split(' [')[0].lstrip('+')} more{share}"
-        return sentence(more + text)
+        return sentence(f"{more}a step with {top.phrase} takes {_size(difference(top))} more{share}")
     if faster and len(arms) == 1:
-        less = seconds_difference(difference(faster[0])).split(" [")[0].lstrip("-")
-        return sentence(f"a step with {faster[0].phrase} takes {less} less")
+        return sentence(f"a step with {faster[0].phrase} takes {_size(difference(faster[0]))} less")
     return "No arm is shown to take longer for a step than the network without"
+
+
+def _size(interval: Interval | None) -> str:
+    return duration(abs(interval.mean)) if interval else ""
 
 
 def _ratio(arm: Arm, base: Arm) -> float | None:

@@ -1,15 +1,16 @@
 """Histograms of what goes into and comes out of a norm layer, at the start and at the end of training."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
 
 from batchnorm.records.grouping import finite
 from batchnorm.records.wording import number
+from batchnorm.report.distributions import controls
 from batchnorm.report.drawing import figure, text
 from batchnorm.report.figure import Figure, Note, Table
-from batchnorm.report.distributions import controls
 from batchnorm.report.view import Arm, View
 
 __all__ = ["Histogram", "histogram_figure", "histograms"]
@@ -61,16 +62,22 @@ def histogram_figure(view: View, names: list[str]) -> Figure:
 def _density(histogram: Any) -> tuple[list[float], list[float]] | None:
     if not isinstance(histogram, dict):
         return None
-    edges = [finite(value) for value in histogram.get("edges") or []]
-    counts = [finite(value) for value in histogram.get("counts") or []]
-    if None in edges or None in counts or len(edges) != len(counts) + 1 or not counts:
+    edges = _numbers(histogram.get("edges"))
+    counts = _numbers(histogram.get("counts"))
+    if not counts or len(edges) != len(counts) + 1:
         return None
-    total = sum(counts)  # type: ignore[arg-type]
-    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]  # type: ignore[operator]
+    total = sum(counts)
+    widths = [b - a for a, b in pairwise(edges)]
     if total <= 0 or min(widths) <= 0:
         return None
-    density = [c / total / w for c, w in zip(counts, widths, strict=True)]  # type: ignore[operator]
-    return edges, density  # type: ignore[return-value]
+    return edges, [c / total / w for c, w in zip(counts, widths, strict=True)]
+
+
+def _numbers(values: Any) -> list[float]:
+    """Return a list of numbers, empty where one of them is missing."""
+    numbers = [finite(value) for value in values] if isinstance(values, list) else []
+    known = [value for value in numbers if value is not None]
+    return known if len(known) == len(numbers) else []
 
 
 def _plot(found: list[tuple[Arm, int | None, list[Histogram]]]) -> go.Figure:
@@ -101,10 +108,13 @@ def _plot(found: list[tuple[Arm, int | None, list[Histogram]]]) -> go.Figure:
                 {"text": f"{TITLES[side]}, {moment}", "showarrow": False, "xref": f"x{name} domain",
                  "yref": f"y{name} domain", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
             )  # fmt: skip
-            for arm, _, items in found:
-                for h in items:
-                    if h.side == side and h.epoch == ends[column]:
-                        traces.append(_outline(arm, h, name, first=row + column == 0))
+            here = [
+                (arm, h)
+                for arm, _, items in found
+                for h in items
+                if h.side == side and h.epoch == ends[column]
+            ]
+            traces += [_outline(arm, h, name, first=row + column == 0) for arm, h in here]
     return figure(traces, annotations=annotations, margin={"t": 28}, **axes)
 
 

@@ -9,9 +9,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from batchnorm.errors import StoreError
 from batchnorm.records import Records, read
-from batchnorm.report import answer, confusion, cost, curves, distributions, fairness, histograms
+from batchnorm.report import (
+    answer,
+    confusion,
+    cost,
+    curves,
+    distributions,
+    fairness,
+    histograms,
+    provenance,
+    sensitivity,
+)
 from batchnorm.report import predictions as table
-from batchnorm.report import provenance, sensitivity
 from batchnorm.report.assets import plotly_script, stylesheet, table_widget, text_asset
 from batchnorm.report.phrases import tidy
 from batchnorm.report.view import FULL, Detail, View, look

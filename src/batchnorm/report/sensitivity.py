@@ -163,7 +163,7 @@ def _caption(view: View) -> str:
 
 
 def _table(view: View) -> Table:
-    rows = []
+    rows: list[list[str | Cell]] = []
     for arm in view.arms:
         for r in arm.summary.rates:
             best = r.lr == arm.summary.best_lr
