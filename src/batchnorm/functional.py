@@ -79,7 +79,7 @@ def batch_norm(
     Raises:
         BatchTooSmallError: (ValueError) training with one value a channel.
         ArgumentError: (ValueError) eps, mask or act is not as above, or one running statistic is None.
-        ShapeError: (RuntimeError) a (C,) argument, or the residual, has another size.
+        ShapeError: (RuntimeError) the input has no channel dimension, or a (C,) argument or the residual another size.
         DtypeError: (NotImplementedError, a RuntimeError) input is not floating, or dtypes do not go together.
         TransformError: (RuntimeError) training under torch.func with buffers that the transform did not get.
 
@@ -267,11 +267,10 @@ def _validate(
     """Check everything; return the channel dimension as a non-negative index and the mask ready to broadcast."""
     if not isinstance(x, Tensor):
         raise TypeError(f"batch_norm(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}")
-    if x.dim() < 2 or not -x.dim() <= channel_dim < x.dim():
-        raise DimensionError(
-            f"expected an input with a batch and a channel dimension, got {x.dim()}D input with "
-            f"channel_dim={channel_dim}"
-        )
+    if x.dim() < 2:
+        raise ShapeError(f"expected an input of 2 or more dimensions, (N, C) at least, got {x.dim()}D input")
+    if not -x.dim() <= channel_dim < x.dim():
+        raise DimensionError(f"channel_dim must be from {-x.dim()} to {x.dim() - 1}, got {channel_dim}")
     if x.dtype not in _DTYPES:
         raise DtypeError(f"\"batch_norm\" not implemented for '{x.dtype}'; use {_names(_DTYPES)}")
     channel_dim %= x.dim()
