@@ -10,6 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from batchnorm.cli import main
+from batchnorm.lab import arms
+from batchnorm.lab.config import DEFAULT_LRS
+from batchnorm.lab.models.build import RECIPES
+from batchnorm.lab.settings import FURTHER
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -129,3 +133,27 @@ def test_nothing_of_this_machine_is_named(page):
     found = re.findall(r"(?<![\w.~/-])/(?:home|root|work|opt|mnt|tmp|Users|private)/\S*", text)
     assert not found
     assert str(ROOT) not in text
+
+
+def test_the_reference_of_compare_is_complete():
+    text = (ROOT / "docs/reference/compare.md").read_text(encoding="utf-8")
+    context = main.make_context("batchnorm", ["--help"], resilient_parsing=True)
+    options = {name for parameter in main.get_command(context, "compare").params for name in parameter.opts}
+    named = {
+        *options,
+        *arms.KNOWN,
+        *RECIPES,
+        *FURTHER,
+        *(
+            f"{key}={_written(default)}"
+            for recipe in RECIPES.values()
+            for key, (default, _) in recipe.options.items()
+        ),
+    }
+    assert {name for name in named if f"`{name}`" not in text} == set()
+    for rates in DEFAULT_LRS.values():
+        assert ", ".join(f"{rate:g}" for rate in rates) in text
+
+
+def _written(default):
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

@@ -62,7 +62,7 @@ def load(path: str) -> Dataset:
 
 def _read(path: str) -> dict[str, np.ndarray]:
     if not Path(path).exists():
-        raise DataError(f"there is no file '{path}'")
+        raise DataError(f"there is no file '{path}' (looked in {Path.cwd()})")
     if not zipfile.is_zipfile(path):
         raise DataError(f"'{path}' is not an .npz archive; write one with numpy.savez")
     try:

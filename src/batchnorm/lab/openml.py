@@ -31,7 +31,7 @@ _OBJECTS = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-_TIMEOUT = 20.0
+_TIMEOUT = 10.0
 _DAMAGE = (BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError)
 _NPZ = "a .npz file with x_train, y_train, x_test, y_test works without a network"
 
