@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -167,6 +168,10 @@ def describe(problem: BaseException, path: Path | None = None) -> str:
     return f"{type(problem).__name__}{': ' if message else ''}{message}{where}"
 
 
+def _is_definition(value: Any) -> bool:
+    return inspect.isclass(value) or inspect.isroutine(value)
+
+
 def _names(module: ModuleType) -> str:
     declared = getattr(module, "__all__", None)
     if declared is None:
@@ -175,7 +180,7 @@ def _names(module: ModuleType) -> str:
             for name, value in vars(module).items()
             if not name.startswith("_")
             and not isinstance(value, ModuleType)
-            and getattr(value, "__module__", module.__name__) == module.__name__
+            and not (_is_definition(value) and value.__module__ != module.__name__)
         ]
     names = sorted(str(name) for name in declared or (n for n in vars(module) if not n.startswith("_")))
     if not names:

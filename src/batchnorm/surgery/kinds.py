@@ -58,7 +58,6 @@ def replacement(
     channels_last: bool = False,
     eps: float = 1e-5,
     affine: bool = True,
-    bias: bool = True,
     device: Any = None,
     dtype: Any = None,
     **options: Any,
@@ -71,8 +70,7 @@ def replacement(
         ndim: dimensions of the input where they are known: 2 for (N, C), 3 for (N, C, L), 4 for images.
         channels_last: whether the channels are the last dimension.
         eps: added to variances.
-        affine: whether the layer has a weight a channel.
-        bias: whether it also has a bias.
+        affine: whether the layer has a weight and a bias a channel.
         device: device of its parameters.
         dtype: type of its parameters.
         options: those that `KINDS` lists for the kind.
@@ -102,10 +100,10 @@ def replacement(
         return nn.LocalResponseNorm(**{"size": _LOCAL_SIZE, **options})
     if kind == "layer":
         if channels_last or ndim == 2:
-            return nn.LayerNorm(channels, elementwise_affine=affine, bias=bias, **settings)
-        return nn.GroupNorm(1, channels, affine=affine, bias=bias, **settings)
+            return nn.LayerNorm(channels, elementwise_affine=affine, **settings)
+        return nn.GroupNorm(1, channels, affine=affine, **settings)
     if kind == "instance":
-        return _instance(channels, ndim, channels_last, affine=affine, bias=bias, **settings)
+        return _instance(channels, ndim, channels_last, affine=affine, **settings)
     groups = options.get("num_groups", math.gcd(_GROUPS, channels))
     if not isinstance(groups, int) or groups < 1 or channels % groups:
         raise ConversionError(f"num_groups: expected a divisor of the {channels} channels, got {groups!r}")
@@ -114,7 +112,7 @@ def replacement(
             f"'group' on (N, {channels}) would be {groups} groups of one value, always 0; use another width or 'layer'"
         )
     layer = ChannelsLastGroupNorm if channels_last else nn.GroupNorm
-    return layer(groups, channels, affine=affine, bias=bias, **settings)
+    return layer(groups, channels, affine=affine, **settings)
 
 
 def _instance(channels: int, ndim: int | None, channels_last: bool, **settings: Any) -> nn.Module:

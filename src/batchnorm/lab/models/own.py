@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from batchnorm.errors import ConversionError, ModelError, UsageError
 from batchnorm.lab.models.network import Network
 from batchnorm.lab.targets import describe, importable, load_target
+from batchnorm.surgery import convert_, insert_
 from batchnorm.surgery.layers import batch_norm_paths
 from batchnorm.surgery.restored import generators_kept, materialise
 
@@ -31,8 +32,6 @@ def build(
     options: Mapping[str, Any],
 ) -> Network:
     """The network of a target; see `batchnorm.lab.models.build`."""
-    from batchnorm.surgery import convert_, insert_
-
     module = _make(target, shape, num_classes, dropout, options)
     try:
         materialise(module, example)

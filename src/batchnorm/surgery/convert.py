@@ -1,0 +1,198 @@
+"""Exchange the batch norms of a model for other layers, and back."""
+
+import warnings
+from typing import Any
+
+from torch import Tensor, nn
+
+import batchnorm.nn as ours
+from batchnorm.errors import ConversionError
+from batchnorm.surgery.carry import carry, peculiarities
+from batchnorm.surgery.kinds import KINDS, replacement
+from batchnorm.surgery.layers import is_batch_norm
+from batchnorm.surgery.replace import copied, exchange, refuse_scripted
+from batchnorm.surgery.restored import restored, run
+
+__all__ = ["TARGETS", "convert", "convert_"]
+
+_TWINS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
+    (nn.BatchNorm1d, ours.BatchNorm1d),
+    (nn.BatchNorm2d, ours.BatchNorm2d),
+    (nn.BatchNorm3d, ours.BatchNorm3d),
+    (nn.LazyBatchNorm1d, ours.LazyBatchNorm1d),
+    (nn.LazyBatchNorm2d, ours.LazyBatchNorm2d),
+    (nn.LazyBatchNorm3d, ours.LazyBatchNorm3d),
+)
+_TO_OURS = dict(_TWINS)
+_TO_TORCH = {mine: torchs for torchs, mine in _TWINS}
+_PLAIN = (*_TO_OURS, *_TO_TORCH, ours.ChannelsLastBatchNorm)
+_LAZY = tuple(kind for kind in _PLAIN if "Lazy" in kind.__name__)
+_NDIM = {nn.BatchNorm2d: 4, ours.BatchNorm2d: 4, nn.BatchNorm3d: 5, ours.BatchNorm3d: 5}
+
+TARGETS: tuple[str, ...] = ("batchnorm", "torch", *KINDS)
+
+
+def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **options: Any) -> nn.Module:
+    """Return a copy of the model with its batch norms exchanged.
+
+    Between "batchnorm" (this package's layers) and "torch" (torch.nn's) the whole state goes along: the same
+    state_dict, and the same outputs up to rounding. The other layers take over weight, bias and eps, and every hook
+    and flag, but not the running statistics.
+
+    Args:
+        model: not changed. A layer at several places stays one layer.
+        to: "batchnorm"; "torch" (running statistics take the weight's type, which torch's operator needs); "group"
+            (gcd(32, C) groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known);
+            "instance"; "local" (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
+        example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
+            BatchNorm1d sees (N, C) or (N, C, L). Default None.
+        options: "group": num_groups; "local": size, alpha, beta, k.
+
+    Returns:
+        The new model.
+
+    Raises:
+        ConversionError: an unknown target or option; a target that has no meaning for a layer; a layer that has not
+            seen an input yet; for targets that change what is computed, a batch norm of a class of its own.
+            "batchnorm" and "torch" leave such a layer as it is, and warn.
+
+    Example:
+        >>> from torch import nn
+        >>> convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), to="group")[1]
+        GroupNorm(8, 8, eps=1e-05, affine=True)
+
+    Source:
+        The groups are those of Wu & He 2018, "Group Normalization".
+    """
+    _check_target(to, options)
+    return convert_(copied(model, "convert"), to, example=example, **options)
+
+
+def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **options: Any) -> nn.Module:
+    """Exchange the batch norms of the model itself; see `convert`.
+
+    Optimizers that hold its parameters stay valid, and so do handles of hooks.
+
+    Args:
+        model: changed in place, unless an error is raised.
+        to: as for `convert`.
+        example: as for `convert`.
+        options: as for `convert`.
+
+    Returns:
+        The model; a model that is itself a batch norm cannot change in place, there the new layer is returned.
+
+    Raises:
+        ConversionError: as for `convert`.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8))
+        >>> convert_(model, to="none") is model
+        True
+    """
+    _check_target(to, options)
+    refuse_scripted(model)
+    layers = _exchangeable(model, to)
+    ndims = _ndims(model, layers, example) if to in ("layer", "group", "instance", "local") else {}
+    new = {layer: _counterpart(layer, path, to, ndims.get(layer), options) for path, layer in layers.items()}
+    for layer, target in new.items():
+        carry(layer, target, between_batch_norms=is_batch_norm(target), narrow=to == "torch")
+    return exchange(model, new)
+
+
+def _check_target(to: str, options: dict[str, Any]) -> None:
+    if to not in TARGETS:
+        raise ConversionError(f"to: unknown target {to!r}; known: {', '.join(TARGETS)}")
+    known = KINDS.get(to, ())
+    for name in options:
+        if name not in known:
+            raise ConversionError(
+                f"to={to!r} has no option {name!r}; its options: {', '.join(known) or 'none'}"
+            )
+
+
+def _exchangeable(model: nn.Module, to: str) -> dict[str, nn.Module]:
+    """The layers to exchange, by path; what cannot be is refused, or left with a warning where the function stays."""
+    keeps_function = to in ("batchnorm", "torch")
+    done = {"batchnorm": tuple(_TO_TORCH), "torch": tuple(_TO_OURS)}.get(to, ())
+    if to == "batchnorm":
+        done = (*done, ours.ChannelsLastBatchNorm)
+    found, left = {}, []
+    for path, layer in model.named_modules():
+        if not is_batch_norm(layer) or type(layer) in done:
+            continue
+        reason = peculiarities(layer, _PLAIN)
+        if reason is None:
+            found[path] = layer
+        elif keeps_function:
+            left.append(f"{_at(path)} ({reason})")
+        else:
+            raise ConversionError(f"to={to!r}: the batch norm at {_at(path)} cannot be exchanged: {reason}")
+    if left:
+        warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", UserWarning, stacklevel=3)
+    return found
+
+
+def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict[str, Any]) -> nn.Module:
+    kind = type(layer)
+    if to in ("batchnorm", "torch"):
+        twin = (_TO_OURS if to == "batchnorm" else _TO_TORCH).get(kind)
+        if twin is None:
+            raise ConversionError(
+                f"to='torch': {_at(path)} is a {kind.__name__}, and torch has no batch norm over the last dimension"
+            )
+        features = () if kind in _LAZY else (layer.num_features,)
+        # On the meta device nothing is allocated or drawn; every tensor is replaced by the layer's own.
+        return twin(
+            *features,
+            eps=layer.eps,
+            momentum=layer.momentum,
+            affine=layer._parameters.get("weight") is not None,
+            track_running_stats=layer.track_running_stats,
+            device="meta",
+        )
+    if kind in _LAZY and to != "none":
+        raise ConversionError(
+            f"to={to!r}: {_at(path)} has not seen an input; run one batch through the model first"
+        )
+    try:
+        return replacement(
+            to,
+            layer.num_features,
+            ndim=_NDIM.get(kind, ndim),
+            channels_last=kind is ours.ChannelsLastBatchNorm,
+            eps=layer.eps,
+            affine=layer.weight is not None,
+            device="meta",
+            **options,
+        )
+    except ConversionError as problem:
+        raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
+
+
+def _ndims(model: nn.Module, layers: dict[str, nn.Module], example: Any) -> dict[nn.Module, int]:
+    """Dimensions of the inputs that the layers see in the example; a layer that sees several, or none, is left out."""
+    unsure = [layer for layer in layers.values() if type(layer) not in _NDIM]
+    if example is None or not unsure:
+        return {}
+    seen: dict[nn.Module, set[int]] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = args[0] if args else kwargs.get("input")
+        if isinstance(value, Tensor):
+            seen.setdefault(module, set()).add(value.dim())
+
+    with restored(model):
+        for layer in unsure:
+            layer.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            run(model, example)
+        except Exception as problem:
+            text = " ".join(str(problem).split())
+            raise ConversionError(f"example: the model raised {type(problem).__name__}: {text}") from problem
+    return {layer: next(iter(dims)) for layer, dims in seen.items() if len(dims) == 1}
+
+
+def _at(path: str) -> str:
+    return repr(path) if path else "the model itself"
