@@ -1,5 +1,6 @@
 """Loss, accuracy and confusion of outputs that were gathered over a pass through the data."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, float64
@@ -47,9 +48,12 @@ def accuracy(outputs: Tensor, labels: Tensor) -> float:
 def mean_loss(losses: Tensor, sizes: Tensor | float = 1.0) -> float:
     """The mean over samples, of losses a sample, or of means over batches of the given sizes.
 
-    A loss that is not finite makes the mean not finite: torchmetrics would leave it out by default.
+    Not finite where a loss is not: torchmetrics would leave such a loss out.
     """
-    metric = MeanMetric(nan_strategy="disable")
+    if not losses.isfinite().all():
+        return math.nan
+    # Its way to keep NaN, nan_strategy="disable", forgets the weights (torchmetrics 1.9).
+    metric = MeanMetric()
     metric.set_dtype(float64)
     metric.update(losses, sizes)
     return metric.compute().item()
