@@ -153,11 +153,10 @@ def test_a_channel_dimension_outside_the_input(channel_dim) -> None:
         bn.functional.batch_norm(X, *running(), channel_dim=channel_dim)
 
 
-@pytest.mark.parametrize("shape", [(3,), (1,)])
-def test_an_input_without_channels_is_refused_with_torchs_type(shape) -> None:
+def test_an_input_without_channels_is_refused_with_torchs_type() -> None:
     for function in (F.batch_norm, bn.functional.batch_norm):
         with pytest.raises(RuntimeError):
-            function(torch.zeros(shape), *running(), training=True)
+            function(torch.zeros(3), *running(), training=True)
 
 
 @pytest.mark.parametrize("channel_dim", [0, 1, 2, -1, -4])
