@@ -121,7 +121,7 @@ def test_order_labels_and_divergences(tmp_path):
     arms = (("group", "before"), ("batch", "after"), ("none", None), ("batch", "before"))
     plan = Plan(arms=arms, samples=0, diverge=[("batch", 1.0, None), ("batch", 0.1, 1)])
     found = summarize(records(tmp_path, plan))
-    assert [arm.label for arm in found.arms] == ["none", "batch, before", "batch, after", "group, before"]
+    assert [arm.label for arm in found.arms] == ["none", "batch (before)", "batch (after)", "group (before)"]
     assert [(rate.lr, rate.runs, rate.diverged) for rate in found.arms[1].rates] == [
         (0.01, 3, 0), (0.1, 3, 1), (1.0, 3, 3)
     ]  # fmt: skip

@@ -16,6 +16,7 @@ __all__ = [
     "finite",
     "first_epoch_reaching",
     "last_epoch",
+    "planned_of",
     "planned_runs",
 ]
 
@@ -76,8 +77,6 @@ def first_epoch_reaching(run: Run, target: float) -> Line | None:
 def planned_runs(records: Records) -> int:
     """Return how many runs the settings ask for, rates that were added at the edge of a grid included."""
     settings = records.config.get("settings", {})
-    seeds = int(finite(settings.get("seeds")) or 0)
-    asked = {rate for value in settings.get("lrs") or [] if (rate := finite(value)) is not None}
     groups = by_arm(records.runs.values())
     keys = set(groups)
     for arm in settings.get("norms") or []:
@@ -85,11 +84,15 @@ def planned_runs(records: Records) -> int:
             continue
         places = [None] if arm == "none" else settings.get("placements") or [None]
         keys.update((str(arm), place) for place in places)
-    planned = 0
-    for key in keys:
-        grid = asked | set(by_rate(groups.get(key, [])))
-        planned += len(grid) * seeds
+    planned = sum(planned_of(records, groups.get(key, [])) for key in keys)
     return max(planned, len(records.runs))
+
+
+def planned_of(records: Records, runs: Iterable[Run]) -> int:
+    """Return how many runs the settings ask for in the arm that `runs` are of."""
+    settings = records.config.get("settings", {})
+    asked = {rate for value in settings.get("lrs") or [] if (rate := finite(value)) is not None}
+    return len(asked | set(by_rate(runs))) * int(finite(settings.get("seeds")) or 0)
 
 
 def _rate_and_seed(run: Run) -> tuple[float, int]:

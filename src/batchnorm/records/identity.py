@@ -58,6 +58,6 @@ def arm_label(arm: str, placement: str | None, *, several: bool) -> str:
 
     Example:
         >>> arm_label("batch", "after", several=True)
-        'batch, after'
+        'batch (after)'
     """
-    return f"{arm}, {placement}" if several and placement else arm
+    return f"{arm} ({placement})" if several and placement else arm

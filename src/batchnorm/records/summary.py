@@ -12,6 +12,7 @@ from batchnorm.records.grouping import (
     diverged,
     finite,
     last_epoch,
+    planned_of,
     planned_runs,
 )
 from batchnorm.records.identity import arm_label
@@ -53,6 +54,12 @@ class ArmSummary:
     seconds_per_step: float | None
     step_difference: Interval | None
     parameters: int | None
+    planned: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rate has run with every seed, so that the best rate is the best of the whole grid."""
+        return self.runs >= self.planned
 
     @property
     def arm(self) -> str:
@@ -90,7 +97,7 @@ class Summary:
     """All arms in the order of display, and how much of what was asked for has been run.
 
     `winner` is the arm with the highest mean test accuracy, if the paired interval of its difference to every
-    other arm excludes zero; else None.
+    other arm excludes zero and no arm lacks runs; else None.
     """
 
     arms: tuple[ArmSummary, ...]
@@ -167,10 +174,13 @@ def summarize(records: Records) -> Summary:
     base = next((at_best[key] for key in groups if key[0] == BASELINE), None)
     several = len({placement for _, placement in groups if placement}) > 1
     arms = tuple(
-        _summarize_arm(key, arm_label(*key, several=several), runs, at_best[key], base)
+        _summarize_arm(
+            key, arm_label(*key, several=several), runs, at_best[key], base, planned_of(records, runs)
+        )
         for key, runs in groups.items()
     )
-    return Summary(arms, _winner(at_best), planned_runs(records), len(records.runs))
+    whole = all(arm.complete for arm in arms)
+    return Summary(arms, _winner(at_best) if whole else None, planned_runs(records), len(records.runs))
 
 
 def _at_best(runs: list[Run]) -> dict[int, Run]:
@@ -179,7 +189,7 @@ def _at_best(runs: list[Run]) -> dict[int, Run]:
 
 
 def _summarize_arm(
-    key: ArmKey, label: str, runs: list[Run], best: dict[int, Run], base: dict[int, Run] | None
+    key: ArmKey, label: str, runs: list[Run], best: dict[int, Run], base: dict[int, Run] | None, planned: int
 ) -> ArmSummary:
     def difference(values: Callable[[dict[int, Run]], dict[int, float | None]]) -> Interval | None:
         return None if base is None or base is best else paired_difference(values(best), values(base))
@@ -200,6 +210,7 @@ def _summarize_arm(
         seconds_per_step=_median(_seconds_per_step(best)),
         step_difference=difference(_seconds_per_step),
         parameters=next((int(value) for value in parameters if value is not None), None),
+        planned=planned,
     )
 
 

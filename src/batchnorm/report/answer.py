@@ -43,20 +43,31 @@ def answer(view: View) -> Answer:
     elif main is None or base is None:
         lead = _alone(main or base)  # type: ignore[arg-type]
         more.append(_no_comparison(view))
+    elif main not in view.comparable:
+        lead = _unfinished(main, base)
+        more.append(
+            "Not every learning rate has run with every seed yet. Until then the arms stand at rates that may not be "
+            "their best, and a difference between them says nothing about normalization."
+        )
     else:
         lead = _accuracy(main, base)
         more += [text for text in (_speed(main, base), _others(view, main)) if text]
-    more += [text for text in (_tuning([arm for arm in (main, base) if arm]),) if text]
-    return Answer(lead, tuple(more), tuple(_warnings(view)), _limits(view))
+    tuned = "" if view.others and main not in view.comparable and base else _tuning(view, main, base)
+    return Answer(lead, (*more, tuned) if tuned else tuple(more), tuple(_warnings(view)), _limits(view))
 
 
 def _alone(arm: Arm) -> Markup:
     test = arm.summary.test_accuracy
     if test is None:
         return _none_left(arm)
-    return Markup("With {} the network reached <strong>{}</strong> test accuracy{} ({}).").format(
-        arm.phrase, percent(test.mean), _ends(test), seeds(test.n)
+    return Markup("{} the network reached <strong>{}</strong> test accuracy{} ({}).").format(
+        arm.manner, percent(test.mean), _ends(test), seeds(test.n)
     )
+
+
+def _unfinished(main: Arm, base: Arm) -> Markup:
+    parts = [_alone(arm) for arm in (main, base)]
+    return Markup("Unfinished. {} {}").format(*parts)
 
 
 def _accuracy(main: Arm, base: Arm) -> Markup:
@@ -68,8 +79,8 @@ def _accuracy(main: Arm, base: Arm) -> Markup:
     if ours is None or theirs is None:
         parts = [_alone(arm) for arm in (main, base)]
         return Markup(" ").join(parts)
-    reached = Markup("With {} the network reached <strong>{}</strong> test accuracy{} ({})").format(
-        main.phrase, percent(ours.mean), _ends(ours), seeds(ours.n)
+    reached = Markup("{} the network reached <strong>{}</strong> test accuracy{} ({})").format(
+        main.manner, percent(ours.mean), _ends(ours), seeds(ours.n)
     )
     if gap is None:
         return Markup(
@@ -104,8 +115,8 @@ def _none_left(arm: Arm) -> Markup:
     lost, total = arm.summary.diverged, arm.summary.runs
     if lost == total:
         every = "the only run" if total == 1 else f"every one of {total} runs"
-        return Markup("With {} {} diverged, so it has no test accuracy.").format(arm.phrase, every)
-    return Markup("With {} no test accuracy was recorded at the best rate.").format(arm.phrase)
+        return Markup("{}, {} diverged, so there is no test accuracy.").format(arm.manner, every)
+    return Markup("{}, no test accuracy was recorded at the best rate.").format(arm.manner)
 
 
 def _speed(main: Arm, base: Arm) -> str:
@@ -115,7 +126,7 @@ def _speed(main: Arm, base: Arm) -> str:
     goal = "the validation accuracy that the network without ended with"
     if not reach.complete:
         if reach.reached == 0:
-            return f"It never got to {goal}, in none of {seeds(reach.compared)}."
+            return f"It did not get to {goal} in any of {seeds(reach.compared)}."
         mean = epochs(reach.epochs)
         return f"It got to {goal} in {reach.reached} of {seeds(reach.compared)} ({mean} epochs on average there)."
     gap = reach.epochs_difference
@@ -144,7 +155,7 @@ def _time(gap: Interval | None) -> str:
 
 
 def _others(view: View, main: Arm) -> str:
-    arms = [arm for arm in view.others if arm is not main]
+    arms = [arm for arm in view.comparable if arm is not main]
     if not arms:
         return ""
     above = supported(arms, lambda arm: arm.summary.accuracy_difference, +1)
@@ -170,21 +181,22 @@ def _others(view: View, main: Arm) -> str:
     return f"Test accuracy is {listed(parts)}.{hint}"
 
 
-def _tuning(arms: list[Arm]) -> str:
-    rates = [
-        (arm, arm.summary.best_lr, len(arm.summary.rates)) for arm in arms if arm.summary.best_lr is not None
+def _tuning(view: View, main: Arm | None, base: Arm | None) -> str:
+    arms = [
+        arm for arm in (main, base) if arm is not None and arm.summary.best_lr is not None and not arm.lost
     ]
-    if not rates:
+    if not arms:
         return ""
-    if all(n == 1 for _, _, n in rates):
-        return (
-            f"Only one learning rate was run ({rate(rates[0][1])}): none was tuned, which may favour one arm."
-        )
-    if len(rates) == 1:
-        return f"Its learning rate was tuned on the validation split: {rate(rates[0][1])}."
-    (_, ours, _), (_, theirs, _) = rates
-    which = f"{rate(ours)} for both" if ours == theirs else f"{rate(ours)} with it, {rate(theirs)} without"
-    return f"Both had their learning rate tuned on the validation split: {which}."
+    fixed = [arm for arm in arms if len(arm.summary.rates) == 1]
+    if fixed:
+        whom = listed([arm.phrase for arm in fixed])
+        return f"Only one learning rate ran with {whom} ({rate(fixed[0].summary.best_lr)}): it was not tuned."
+    rates = [rate(arm.summary.best_lr) for arm in arms]
+    if len(arms) == 1:
+        return f"The learning rate with {arms[0].phrase} was tuned on the validation split: {rates[0]}."
+    which = f"{rates[0]} for both" if rates[0] == rates[1] else f"{rates[0]} with it, {rates[1]} without"
+    who = "Both had their" if len(view.arms) == 2 else "Every arm had its"
+    return f"{who} learning rate tuned on the validation split: {which}."
 
 
 def _warnings(view: View) -> list[str]:
@@ -202,7 +214,7 @@ def _warnings(view: View) -> list[str]:
                 f"{best.diverged} of {best.runs} runs with {arm.phrase} at its best rate diverged; "
                 "they are not in its means, which therefore flatter it."
             )
-        if edge and arm.summary.diverged < arm.summary.runs:
+        if edge and arm.summary.complete and not arm.lost:
             found.append(
                 f"The best rate of {arm.phrase} ({rate(arm.summary.best_lr)}) is the "
                 f"{'lowest' if edge == 'low' else 'highest'} that was run: a better one may lie beyond it."
@@ -243,7 +255,7 @@ def arms_table(view: View) -> Table:
         reached = "-" if reach is None else f"{reach.reached} of {reach.compared}"
         lost = f"{mine.diverged} of {mine.runs}"
         rows.append(
-            [arm.label, rate(mine.best_lr) + (" (edge)" if mine.at_edge else ""),
+            [arm.label, _judged_at(arm),
              Cell(percent_interval(mine.test_accuracy), strong=wins), points(mine.accuracy_difference),
              epochs(reach.epochs if reach else None), epochs(reach.epochs_difference if reach else None, sign=True),
              duration(reach.seconds.mean if reach and reach.seconds else None), reached, lost]
@@ -251,3 +263,11 @@ def arms_table(view: View) -> Table:
     head = ["arm", "best rate", "test accuracy [95%]", "difference to none [95%]", "epochs to none's accuracy",
             "difference [95%]", "seconds to it", "seeds that got there", "diverged (all rates)"]  # fmt: skip
     return Table("All arms, each at its own best learning rate", head, rows)
+
+
+def _judged_at(arm: Arm) -> str:
+    if arm.lost:
+        return "-"
+    notes = ["edge"] if arm.summary.at_edge else []
+    notes += [] if arm.summary.complete else ["unfinished"]
+    return rate(arm.summary.best_lr) + (f" ({', '.join(notes)})" if notes else "")

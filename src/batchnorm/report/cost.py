@@ -62,7 +62,7 @@ def _plot(view: View) -> go.Figure:
     traces = []
     for i, arm in enumerate(view.arms):
         times = _step_times(arm)
-        style = {"color": arm.identity.colour, "symbol": arm.identity.marker}
+        style = {"color": arm.identity.colour, "symbol": arm.marker}
         height = len(view.arms) - 1 - i
         if not times:
             continue

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from batchnorm.records import Run
 from batchnorm.records.grouping import finite
 from batchnorm.records.intervals import Interval, mean_interval
-from batchnorm.records.wording import number, percent_interval, plain_interval, seeds
+from batchnorm.records.wording import number, percent_interval, plain_interval, rate, seeds
 from batchnorm.report.drawing import band, curve, end_labels, figure, text
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
 from batchnorm.report.findings import loss_finding, speed_finding
@@ -103,7 +103,7 @@ def _plot(view: View, points: dict[str, list[Point]], axis: str, field: str, tit
         ]
         lines.append(curve(arm, xs, ys, customdata=hover, hovertemplate="%{customdata}<extra></extra>"))
         ends.append((arm, xs[-1], ys[-1]))
-    low, high = _range(view, [y for line in lines for y in line.y], accuracy)
+    low, high = _range(view, [y for trace in [*bands, *lines] for y in trace.y], accuracy)
     labels = end_labels(ends, low, high)
     room = 24 + (9 * max((len(arm.label) for arm, _, _ in ends), default=0) if labels else 0)
     return figure(
@@ -132,13 +132,18 @@ def _range(view: View, values: Sequence[float], accuracy: bool) -> tuple[float, 
 
 def _caption(view: View, field: str) -> str:
     what = "Accuracy starts at chance. " if field == "accuracy" and view.chance else ""
-    rates = ", ".join(f"{arm.label} {arm.summary.best_lr:g}" for arm in view.arms if arm.summary.best_lr)
+    found = {arm.label: rate(arm.summary.best_lr) for arm in view.arms if arm.finished}
+    same = len(set(found.values())) == 1
+    rates = (
+        next(iter(found.values())) if same else ", ".join(f"{name}: {value}" for name, value in found.items())
+    )
     n = sorted({len(arm.finished) for arm in view.arms})
     count = seeds(n[0]) if len(n) == 1 else f"{n[0] if n else 0} to {seeds(n[-1] if n else 0)}"
+    bands = "95% t intervals" if n and n[-1] > 1 else "no interval, which takes two seeds"
     lost = sum(len(arm.best) - len(arm.finished) for arm in view.arms)
     note = f" {lost} diverged {'run is' if lost == 1 else 'runs are'} not in the means." if lost else ""
     return (
-        f"Mean over seeds (n = {count} an arm) with 95% t intervals, each arm at its own best learning rate"
+        f"Mean over seeds (n = {count} an arm) with {bands}, each arm at its own best learning rate"
         f" ({rates}). {what}Training numbers are averages over the epoch, while the weights were changing."
         f" Seconds are training time without evaluation, averaged over seeds.{note}"
     )

@@ -139,7 +139,8 @@ def _finding(view: View, site: str, side: str) -> str:
     known = [(arm, interval) for arm, interval in means if interval is not None]
     if not known:
         return f"What {what} {site}"
-    if len(known) == 2:
+    paired = len(known) == 2 and known[1][0] in view.comparable
+    if paired:
         gap = paired_difference(drifts[known[1][0].label], drifts[known[0][0].label])
         if gap is not None and gap.excludes_zero:
             word = "less" if gap.mean < 0 else "more"
@@ -148,7 +149,7 @@ def _finding(view: View, site: str, side: str) -> str:
                 f"with {known[1][0].phrase} the median of what {what} {site} moves {word} during training: {numbers}"
             )
     parts = [f"by {plain_interval(interval)} with {arm.phrase}" for arm, interval in known]
-    tail = "; no difference shown" if len(known) == 2 else ""
+    tail = "; no difference shown" if paired else ""
     return f"The median of what {what} {site} moves {listed(parts)} during training{tail}"
 
 

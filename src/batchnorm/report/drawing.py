@@ -32,8 +32,15 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
         "font": {"family": FONT, "size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 64, "r": 24, "t": 16, "b": 56},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemwidth": 40},
+        "margin": {"l": 64, "r": 24, "t": 36, "b": 56},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "itemwidth": 40,
+        },
         "hovermode": "closest",
         "hoverlabel": {"align": "left", "namelength": -1},
         "uirevision": "same",
@@ -43,6 +50,8 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
         base[key] = {**base[key], **value} if isinstance(base.get(key), dict) else value
     for key in [key for key in base if key.startswith(("xaxis", "yaxis"))]:
         base[key] = {"zeroline": False, "ticks": "outside", "ticklen": 4, "automargin": True} | base[key]
+        if "title" in base[key]:
+            base[key]["title"] = {"standoff": 10} | base[key]["title"]
     return go.Figure(data=list(traces), layout=base)
 
 
@@ -54,7 +63,7 @@ def curve(arm: Arm, x: Sequence[Any], y: Sequence[float | None], **options: Any)
         "uid": f"line-{arm.label}",
         "mode": "lines+markers",
         "line": {"color": arm.identity.colour, "dash": arm.identity.dash, "width": 2.25},
-        "marker": {"color": arm.identity.colour, "symbol": arm.identity.marker, "size": 7},
+        "marker": {"color": arm.identity.colour, "symbol": arm.marker, "size": 7},
     }
     return go.Scatter(x=list(x), y=list(y), **(settings | options))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchnorm.records.grouping import by_seed
-from batchnorm.records.wording import count, rate
+from batchnorm.records.wording import count, rate, seeds
 from batchnorm.report.figure import Cell, Table
 from batchnorm.report.phrases import listed
 from batchnorm.report.view import View
@@ -57,7 +57,7 @@ def _weights(view: View) -> Check:
     if len(view.arms) < 2:
         return Check(question, None, "There is one arm only.")
     return Check(
-        question, True, f"Digests of all weights outside norm layers agree, for each of {len(seen)} seeds."
+        question, True, f"Digests of all weights outside norm layers agree, with {seeds(len(seen))}."
     )
 
 
@@ -101,13 +101,21 @@ def _tuned(view: View) -> Check:
     if sizes == {1}:
         return Check(question, False, "One rate was run. A single rate can favour one arm.")
     grids = listed([f"{arm.label} {len(arm.summary.lrs)}" for arm in view.arms])
+    if not all(arm.summary.complete for arm in view.arms):
+        return Check(
+            question, False, f"Rates run so far: {grids}; not every rate has run with every seed yet."
+        )
     return Check(question, min(sizes) > 1, f"Rates run: {grids}. The best is chosen on the validation split.")
 
 
 def _edge(view: View) -> Check:
     question = "Best rate inside the grid"
-    if not any(len(arm.summary.lrs) > 1 for arm in view.arms):
-        return Check(question, None, "There is no grid of rates.")
+    if not view.arms or min(len(arm.summary.lrs) for arm in view.arms) < 2:
+        return Check(question, None, "Not every arm has a grid of rates.")
+    if any(arm.lost or not arm.summary.complete for arm in view.arms):
+        return Check(
+            question, None, "Not every arm has a best rate yet: runs are missing, or all of them diverged."
+        )
     edges = [
         f"{arm.label} at the {'lower' if arm.summary.at_edge == 'low' else 'upper'} end ({rate(arm.summary.best_lr)})"
         for arm in view.arms
@@ -134,7 +142,14 @@ def rates_table(view: View) -> Table:
         edge = {"low": "lower end", "high": "upper end"}.get(
             mine.at_edge or "", "inside" if len(mine.lrs) > 1 else "-"
         )
-        rows.append([arm.label, ", ".join(rate(lr) for lr in mine.lrs), rate(mine.best_lr), edge])
+        rows.append(
+            [
+                arm.label,
+                ", ".join(rate(lr) for lr in mine.lrs),
+                "-" if arm.lost else rate(mine.best_lr),
+                "-" if arm.lost else edge,
+            ]
+        )
     return Table(
         "Learning rates of each arm", ["arm", "rates run", "best", "where in the grid"], rows, text_columns=4
     )

@@ -46,7 +46,7 @@ def speed_finding(view: View) -> str:
         size = abs(interval.mean) if interval else 0.0
         return f"{_plain(size)} epoch{'' if _plain(size) == '1' else 's'}"
 
-    arms = view.others
+    arms = view.comparable
     if view.baseline is None or not arms:
         return f"Accuracy over training with {listed([arm.phrase for arm in view.arms])}"
     sooner = supported(arms, difference, -1)
@@ -55,31 +55,33 @@ def speed_finding(view: View) -> str:
         top = best_of(sooner, difference, -1)
         if len(arms) == 1:
             return sentence(
-                f"{top.phrase} gets to the accuracy that the network without ends with {by(top)} sooner"
+                f"{top.phrase} reaches the final accuracy of the network without it {by(top)} sooner"
             )
         return (
-            f"{len(sooner)} of {len(arms)} arms get to the accuracy that the network without ends with sooner, "
-            f"{top.phrase} by the most: {by(top)}"
+            f"{len(sooner)} of {len(arms)} arms reach the final accuracy of the network without normalization "
+            f"sooner, by up to {by(top)}"
         )
     if len(arms) == 1 and later:
         return sentence(
-            f"{later[0].phrase} gets to the accuracy that the network without ends with {by(later[0])} later"
+            f"{later[0].phrase} reaches the final accuracy of the network without it {by(later[0])} later"
         )
     if len(arms) == 1:
         return _no_speed(arms[0])
-    return f"None of {len(arms)} arms is shown to get to the final accuracy of the network without sooner"
+    return f"None of {len(arms)} arms is shown to reach the final accuracy of the network without normalization sooner"
 
 
 def _no_speed(arm: Arm) -> str:
     reach = arm.summary.reach
     if reach is None or reach.compared == 0:
-        return sentence(f"{arm.phrase} and no normalization have no finished seeds in common yet")
+        return sentence(f"{arm.phrase} and no normalization have no seeds in common that kept a finite loss")
     if not reach.complete:
         return sentence(
-            f"{arm.phrase} gets to the accuracy that the network without ends with in "
+            f"{arm.phrase} reaches the final accuracy of the network without it in "
             f"{reach.reached} of {reach.compared} seeds"
         )
-    return f"No difference shown in how soon {arm.phrase} gets to the accuracy that the network without ends with"
+    return (
+        f"No difference shown in how soon {arm.phrase} reaches the final accuracy of the network without it"
+    )
 
 
 def loss_finding(view: View) -> str:
@@ -88,7 +90,7 @@ def loss_finding(view: View) -> str:
     def difference(arm: Arm) -> Interval | None:
         return arm.summary.val_loss_difference
 
-    arms = view.others
+    arms = view.comparable
     if view.baseline is None or not arms:
         return f"Loss over training with {listed([arm.phrase for arm in view.arms])}"
     lower = supported(arms, difference, -1)
@@ -116,7 +118,7 @@ def cost_finding(view: View) -> str:
     def difference(arm: Arm) -> Interval | None:
         return arm.summary.step_difference
 
-    arms = view.others
+    arms = view.comparable
     if view.baseline is None or not arms:
         return "What a training step costs"
     slower = supported(arms, difference, +1)

@@ -87,35 +87,49 @@ def _plot(found: list[tuple[Arm, int | None, list[Histogram]]]) -> go.Figure:
     axes: dict[str, Any] = {}
     annotations = []
     for row, side in enumerate(SIDES):
-        for column in range(2):
+        for column, epoch in enumerate(ends):
             name = str(2 * row + column + 1) if row + column else ""
-            left = 0.55 * column
-            bottom = 0.55 * (1 - row)
-            axes[f"xaxis{name}"] = {"domain": [left, left + 0.45], "anchor": f"y{name}"}
-            axes[f"yaxis{name}"] = {
-                "domain": [bottom, bottom + 0.4],
-                "anchor": f"x{name}",
-                "rangemode": "tozero",
-            }
-            if row == 1:
-                axes[f"xaxis{name}"]["title"] = {"text": "value"}
-            if column == 0:
-                axes[f"yaxis{name}"]["title"] = {"text": "density"}
-            if not ends:
-                continue
-            moment = "before training" if ends[column] == 0 else f"after epoch {ends[column]}"
-            annotations.append(
-                {"text": f"{TITLES[side]}, {moment}", "showarrow": False, "xref": f"x{name} domain",
-                 "yref": f"y{name} domain", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
-            )  # fmt: skip
-            here = [
-                (arm, h)
-                for arm, _, items in found
-                for h in items
-                if h.side == side and h.epoch == ends[column]
-            ]
+            here = [(arm, h) for arm, _, items in found for h in items if h.side == side and h.epoch == epoch]
+            limit = _limit([h for _, h in here])
+            axes |= _axes(name, row, column, limit)
+            annotations.append(_heading(name, side, epoch, cut=limit is not None))
             traces += [_outline(arm, h, name, first=row + column == 0) for arm, h in here]
-    return figure(traces, annotations=annotations, margin={"t": 28}, **axes)
+    return figure(traces, annotations=annotations, margin={"t": 64}, **axes)
+
+
+def _axes(name: str, row: int, column: int, limit: float | None) -> dict[str, Any]:
+    left, bottom = 0.55 * column, 0.55 * (1 - row)
+    x: dict[str, Any] = {"domain": [left, left + 0.45], "anchor": f"y{name}"}
+    y: dict[str, Any] = {"domain": [bottom, bottom + 0.37], "anchor": f"x{name}", "rangemode": "tozero"}
+    if row == 1:
+        x["title"] = {"text": "value"}
+    if column == 0:
+        y["title"] = {"text": "density"}
+    if limit is not None:
+        y["range"] = [0, limit]
+    return {f"xaxis{name}": x, f"yaxis{name}": y}
+
+
+def _heading(name: str, side: str, epoch: int, *, cut: bool) -> dict[str, Any]:
+    moment = "before training" if epoch == 0 else f"after epoch {epoch}"
+    place = {"xref": f"x{name} domain", "yref": f"y{name} domain", "x": 0, "y": 1.02}
+    anchors = {
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "align": "left",
+        "showarrow": False,
+        "font": {"size": 12},
+    }
+    note = ",<br>peak cut" if cut else ""
+    return {"text": f"{TITLES[side]},<br>{moment}{note}", **place, **anchors}
+
+
+def _limit(found: list[Histogram]) -> float | None:
+    """Return where to cut the density axis: a relu's zeros fill one bin and would flatten all others."""
+    tops = [sorted(h.density)[-2:] for h in found if len(h.density) > 2]
+    second = max((top[0] for top in tops), default=0.0)
+    highest = max((top[1] for top in tops), default=0.0)
+    return 1.4 * second if highest > 3 * second > 0 else None
 
 
 def _outline(arm: Arm, h: Histogram, axis: str, *, first: bool) -> go.Scatter:
@@ -156,7 +170,8 @@ def _caption(found: list[tuple[Arm, int | None, list[Histogram]]]) -> str:
     return (
         f"Density of the values at this layer in one run an arm ({which}, n = 1) at its best learning rate, on a "
         "fixed batch. Where an arm has no layer, both rows show the same values. Means and deviations are over "
-        "all channels together; a norm layer works on each channel by itself."
+        "all channels together; a norm layer works on each channel by itself. Where a peak is cut, one bin (a "
+        "relu's zeros, say) is more than three times as high as the next."
     )
 
 

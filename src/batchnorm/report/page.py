@@ -108,6 +108,7 @@ def _context(view: View) -> dict[str, Any]:
     names = distributions.sites(view)
     return {
         "view": view,
+        "drawn": any(arm.finished for arm in view.arms),
         "reduced": view.detail != FULL,
         "answer": answer.answer(view),
         "arms_table": answer.arms_table(view),

@@ -36,7 +36,7 @@ def _plot(view: View) -> go.Figure:
     lane = 0.05
     traces: list[Any] = []
     for arm in view.arms:
-        traces += _line(arm)
+        traces += _line(arm, bottom)
     for i, arm in enumerate(lanes):
         traces.append(_crosses(arm, bottom - (i + 1) * lane))
     shapes = []
@@ -59,7 +59,7 @@ def _plot(view: View) -> go.Figure:
     )  # fmt: skip
 
 
-def _line(arm: Arm) -> list[Any]:
+def _line(arm: Arm, floor: float) -> list[Any]:
     known = [(r, r.val_accuracy) for r in arm.summary.rates if r.val_accuracy is not None and r.lr > 0]
     lost = f" ({arm.summary.diverged} of {arm.summary.runs} diverged)" if arm.summary.diverged else ""
     hover = [
@@ -70,8 +70,8 @@ def _line(arm: Arm) -> list[Any]:
     bars = {
         "type": "data",
         "symmetric": False,
-        "array": [0 if a.high is None else a.high - a.mean for _, a in known],
-        "arrayminus": [0 if a.low is None else a.mean - a.low for _, a in known],
+        "array": [0 if a.high is None else min(a.high, 1.0) - a.mean for _, a in known],
+        "arrayminus": [0 if a.low is None else a.mean - max(a.low, floor) for _, a in known],
         "thickness": 1.25,
         "width": 4,
     }
@@ -133,16 +133,12 @@ def _finding(view: View) -> str:
         return "Every run diverged, at every learning rate"
     parts = []
     arms = [arm for arm in (view.baseline, view.main) if arm is not None]
+    if max(len(arm.summary.rates) for arm in view.arms) == 1:
+        return "Each arm ran at one learning rate: its sensitivity was not measured"
     for arm in arms:
         near, total = _near(arm), len(arm.summary.rates)
-        if not near:
-            parts.append(f"at no rate without divergence with {arm.phrase}")
-        elif total == 1:
-            return "Each arm ran at one learning rate: its sensitivity was not measured"
-        else:
-            spread = max(near) / min(near)
-            factor = f", a factor of {spread:.3g}" if len(near) > 1 else ""
-            parts.append(f"at {len(near)} of {total} rates with {arm.phrase}{factor}")
+        factor = f" (a factor of {max(near) / min(near):.3g})" if len(near) > 1 else ""
+        parts.append(f"at {len(near) or 'none'} of {total} rates with {arm.phrase}{factor}")
     return f"Accuracy stays within {NEAR * 100:.0f} points of the arm's best {listed(parts)}"
 
 
@@ -156,9 +152,9 @@ def _caption(view: View) -> str:
     )
     start = "starts at chance" if view.chance else "is cut"
     return (
-        "Mean over seeds of the validation accuracy after the last epoch, with 95% t intervals; a ring marks the "
-        f"rate that an arm is judged at. The accuracy axis {start}. {crosses} The title describes the means on this "
-        "grid and claims nothing between its rates."
+        "Mean over seeds of the validation accuracy after the last epoch, with 95% t intervals cut at the ends of the "
+        f"axis; a ring marks the rate that an arm is judged at. The accuracy axis {start}. {crosses} The title "
+        "describes the means on this grid and claims nothing between its rates."
     )
 
 

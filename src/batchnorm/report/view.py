@@ -44,6 +44,22 @@ class Arm:
         return self.summary.label
 
     @property
+    def manner(self) -> str:
+        """How a sentence begins: `With batch norm`."""
+        return "Without normalization" if self.is_baseline else f"With {self.phrase}"
+
+    @property
+    def lost(self) -> bool:
+        """Whether every run diverged."""
+        return 0 < self.summary.runs == self.summary.diverged
+
+    @property
+    def marker(self) -> str:
+        """The marker; hollow before the activation where there are arms after it as well."""
+        hollow = self.summary.placement == "before" and self.label != self.summary.arm
+        return self.identity.marker + ("-open" if hollow else "")
+
+    @property
     def is_baseline(self) -> bool:
         """Whether this is the arm without normalization."""
         return self.summary.arm == "none"
@@ -101,6 +117,13 @@ class View:
         name = "batch" if any(arm.summary.arm == "batch" for arm in others) else others[0].summary.arm
         same = [arm for arm in others if arm.summary.arm == name]
         return max(same, key=_validation)
+
+    @property
+    def comparable(self) -> tuple[Arm, ...]:
+        """The other arms whose differences to the baseline mean something: both have run their whole grids."""
+        if self.baseline is None or not self.baseline.summary.complete:
+            return ()
+        return tuple(arm for arm in self.others if arm.summary.complete)
 
     @property
     def class_names(self) -> list[str]:
