@@ -159,8 +159,8 @@ def look(records: Records, detail: Detail = FULL) -> View:
 
 def thin(items: Sequence[T], limit: int) -> list[T]:
     """Return at most `limit` items, evenly spread, the first and the last among them."""
-    if len(items) <= limit:
-        return list(items)
+    if len(items) <= limit or limit < 2:
+        return list(items[:limit])
     chosen: Iterable[int] = {round(i * (len(items) - 1) / (limit - 1)) for i in range(limit)}
     return [items[i] for i in sorted(chosen)]
 

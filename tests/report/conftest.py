@@ -1,0 +1,29 @@
+import pytest
+
+from batchnorm.report.view import look
+from tests.report.records_factory import Plan, records
+
+HOSTILE = "</script><img src=x onerror='window.pwned=1'>\u2028\"%{x}<!--<script>"
+
+
+@pytest.fixture
+def view(tmp_path):
+    """Build the view of a plan given by its fields."""
+    made = iter(range(100))
+
+    def build(**fields):
+        return look(records(tmp_path / f"run{next(made)}", Plan(**fields)))
+
+    return build
+
+
+@pytest.fixture
+def hostile_plan():
+    """Everything that a user can name holds markup."""
+    return Plan(
+        arms=(("none", None), (HOSTILE, HOSTILE), ("batch", "after")),
+        classes=(HOSTILE, "b&amp;<b>", "'c'"),
+        sites=(HOSTILE, "plain"),
+        command=f"batchnorm compare --model '{HOSTILE}'",
+        settings={"data": HOSTILE, "model": HOSTILE, HOSTILE: HOSTILE},
+    )

@@ -1,0 +1,139 @@
+from batchnorm.report.answer import answer, arms_table
+from batchnorm.report.phrases import listed, phrase, tidy
+
+
+def plain(view):
+    found = answer(view)
+    return " ".join([found.lead.striptags(), *found.more])
+
+
+def test_an_effect_is_stated_with_its_interval(view):
+    text = plain(view(seeds=5))
+    assert "With batch norm the network reached 96.9% test accuracy [" in text
+    assert "(5 seeds)" in text
+    assert "points [" in text
+    assert "over the same network without it" in text
+    assert "epochs instead of" in text
+    assert "Both had their learning rate tuned on the validation split: 0.1 for both." in text
+
+
+def test_an_interval_that_includes_zero_is_called_chance(view):
+    text = plain(view(seeds=5, levels={"none": 0.95, "batch": 0.951}, speeds={}, noise=0.03))
+    assert "may be chance: its interval includes 0, so no effect on accuracy is shown" in text
+    assert "over the same network" not in text
+
+
+def test_a_loss_of_accuracy_is_stated_as_plainly(view):
+    text = plain(view(seeds=5, levels={"none": 0.97, "batch": 0.9}))
+    assert "against the same network without it" in text
+    assert "-7." in text
+
+
+def test_one_seed_proves_nothing(view):
+    text = plain(view(seeds=1))
+    assert "With one seed in common there is no interval" in text
+    assert "may be chance" in text
+
+
+def test_no_difference_in_speed_is_said(view):
+    # The same curve with and without: no seed can be much sooner.
+    text = plain(
+        view(seeds=5, levels={"none": 0.9, "batch": 0.9}, speeds={"none": 1.0, "batch": 1.0}, noise=0.02)
+    )
+    assert "instead of" not in text
+    assert "no difference in speed is shown" in text or "of 5 seeds" in text
+
+
+def test_an_arm_that_never_gets_there(view):
+    text = plain(view(levels={"none": 0.97, "batch": 0.6}))
+    assert (
+        "It did not get to the validation accuracy that the network without ended with in any of 3 seeds"
+        in text
+    )
+
+
+def test_diverged_runs_are_named_where_they_flatter(view):
+    found = answer(view(lrs=(0.1,), diverge=[("batch", 0.1, 1)]))
+    assert any("1 of 3 runs with batch norm at its best rate diverged" in text for text in found.warnings)
+
+
+def test_all_runs_diverged(view):
+    text = plain(view(diverge=[("batch", None, None)]))
+    assert "With batch norm, every one of 9 runs diverged, so there is no test accuracy." in text
+    assert "Without normalization the network reached" in text
+
+
+def test_no_runs(view):
+    found = answer(view(finished=0))
+    assert "nothing to say" in found.lead
+    assert any("0 of 18 planned runs" in text for text in found.warnings)
+
+
+def test_nothing_is_claimed_before_every_rate_has_run(view):
+    for finished in range(1, 18):
+        text = plain(view(finished=finished, seeds=3))
+        assert "points" not in text
+        assert "instead of" not in text
+    assert "points" in plain(view(finished=18))
+
+
+def test_one_arm_has_nothing_to_be_compared_with(view):
+    assert "no arm without normalization to compare it with" in plain(view(arms=[("batch", "after")]))
+    assert "no arm with normalization to compare it with" in plain(view(arms=[("none", None)]))
+
+
+def test_a_rate_at_the_edge_is_a_warning(view):
+    found = answer(view(lrs=(0.01, 0.1)))
+    assert any(
+        "is the highest that was run: a better one may lie beyond it" in text for text in found.warnings
+    )
+
+
+def test_a_network_that_did_not_train_is_a_warning(view):
+    found = answer(view(levels={"none": 0.35, "batch": 0.97}, classes="abc"))
+    assert any("stayed near chance" in text for text in found.warnings)
+
+
+def test_an_untuned_rate_is_said(view):
+    assert "it was not tuned" in plain(view(lrs=(0.1,)))
+
+
+def test_other_arms_are_counted_with_the_price_of_many_comparisons(view):
+    arms = [("none", None), ("batch", "after"), ("layer", "after"), ("group", "after")]
+    levels = {"none": 0.93, "batch": 0.97, "layer": 0.96, "group": 0.8}
+    text = plain(view(arms=arms, levels=levels, seeds=5))
+    assert "above that of the network without for layer norm" in text
+    assert "below it for group norm" in text
+    assert "With 3 comparisons" in text
+
+
+def test_the_main_arm_is_batch_norm_where_validation_prefers_it(view):
+    arms = [("none", None), ("batch", "before"), ("batch", "after"), ("layer", "after")]
+    assert "norm" in answer(view(arms=arms)).lead
+    assert answer(view(arms=arms)).lead.startswith("With batch norm ")
+
+
+def test_the_limits_name_data_and_model(view):
+    limits = answer(view()).limits
+    assert "digits" in limits
+    assert "lenet, 4 epochs" in limits
+    assert "does not show what happens on yours" in limits
+
+
+def test_the_table_has_a_row_an_arm_and_bold_only_for_a_winner(view):
+    clear = arms_table(view(seeds=5))
+    assert [row[0] for row in clear.rows] == ["none", "batch"]
+    assert [row[2].strong for row in clear.rows] == [False, True]
+    close = arms_table(view(seeds=5, levels={"none": 0.95, "batch": 0.951}, noise=0.03))
+    assert [row[2].strong for row in close.rows] == [False, False]
+
+
+def test_phrases():
+    assert phrase("batch", "after", several=True) == "batch norm after the activation"
+    assert phrase("batch", "after", several=False) == "batch norm"
+    assert phrase("mine", "own", several=True) == "'mine'"
+    assert (listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])) == ("a", "a and b", "a, b and c")
+
+
+def test_intervals_do_not_break_across_lines():
+    assert tidy("+1.2 points [0.4, 2.0] (5 seeds)") == "+1.2\u00a0points [0.4,\u00a02.0] (5\u00a0seeds)"
