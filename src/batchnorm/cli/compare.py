@@ -9,6 +9,7 @@ from rich.console import Console
 from batchnorm.cli.commands import INTERRUPTED
 from batchnorm.cli.live import Silent, observer
 from batchnorm.cli.outcome import show
+from batchnorm.records import read
 
 __all__ = ["command"]
 
@@ -112,7 +113,8 @@ def _say_how_to_go_on(display: Silent, typed: str) -> None:
     if display.folder is None:
         click.echo("Stopped before the first run.", err=True)
         return
+    # Counted on disk: the interruption may have come between a run's last line and the display.
+    kept = len(read(display.folder).runs)
     click.echo(
-        f"Stopped; {display.done} of {display.total} runs are kept in {display.folder}. To go on: {typed}",
-        err=True,
+        f"Stopped; {kept} of {display.total} runs are kept in {display.folder}. To go on: {typed}", err=True
     )

@@ -1,0 +1,96 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from batchnorm.errors import ModelError
+from batchnorm.lab import pool
+from batchnorm.lab.plan import Task, plan
+from batchnorm.lab.progress import ProgressFile
+from tests.lab import tiny
+
+
+def by_name(results):
+    return {lines[0]["run"]: tiny.timeless(lines) for lines in results}
+
+
+def test_results_do_not_depend_on_the_number_of_jobs(tmp_path):
+    config = tiny.config(seeds=2, dropout=0.2)
+    tasks = plan(config, ("after",))
+    here = by_name(pool.run_all(config, tasks, tiny.dataset(), [0, 1], jobs=1))
+    news = ProgressFile(tmp_path)
+    there = by_name(pool.run_all(config, tasks, tiny.dataset(), [0, 1], jobs=2, progress=news.writer))
+    assert here.keys() == {task.name for task in tasks}
+    assert there == here
+    told = news.news()
+    assert {(line["run"], line["epoch"]) for line in told} == {
+        (task.name, epoch) for task in tasks for epoch in range(3)
+    }
+
+
+MODEL = """
+import os, torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last = torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+        self.seed = torch.initial_seed()
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled():
+            ACTION
+        return self.last(self.act(self.first(x)))
+def build():
+    return Net()
+"""
+
+
+def model(tmp_path: Path, action: str) -> str:
+    path = tmp_path / "net.py"
+    path.write_text(MODEL.replace("ACTION", action))
+    return f"{path}:build"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failing_model_stops_everything_with_one_line(tmp_path, jobs):
+    config = tiny.config(model=model(tmp_path, "raise ValueError('out of luck')"), seeds=2)
+    results = pool.run_all(config, plan(config, ("after",)), tiny.dataset(), [], jobs=jobs)
+    with pytest.raises(ModelError, match=r"failed in training \(.*\): ValueError: out of luck$"):
+        list(results)
+
+
+def test_a_worker_that_dies_is_explained(tmp_path):
+    config = tiny.config(model=model(tmp_path, "os._exit(9)"), seeds=2)
+    results = pool.run_all(config, plan(config, ("after",)), tiny.dataset(), [], jobs=2)
+    with pytest.raises(ModelError, match=r"a worker process died, .*fewer --jobs than 2"):
+        list(results)
+
+
+def test_no_more_processes_than_runs_and_none_without_runs():
+    config = tiny.config()
+    one = list(pool.run_all(config, [Task("none", None, 0.1, 0)], tiny.dataset(), [], jobs=8))
+    assert [lines[-1]["kind"] for lines in one] == ["final"]
+    assert list(pool.run_all(config, [], tiny.dataset(), [], jobs=8)) == []
+
+
+def test_as_many_jobs_as_usable_cores_and_few_on_one_accelerator(monkeypatch):
+    monkeypatch.setattr(pool.joblib, "cpu_count", lambda: 64)
+    assert pool.default_jobs("cpu") == 64
+    assert pool.default_jobs("cuda") == 4
+    monkeypatch.setattr(pool.joblib, "cpu_count", lambda: 2)
+    assert pool.default_jobs("cuda") == 2
+
+
+def test_a_data_set_survives_packing():
+    data = tiny.dataset()
+    again = pool._Packed.of(data).dataset()
+    assert again.digest == data.digest
+    assert again.class_names == data.class_names
+    for name in ("train", "validation", "test"):
+        assert (getattr(again, name).x == getattr(data, name).x).all()
+        assert (getattr(again, name).y == getattr(data, name).y).all()
+
+
+def test_a_worker_of_a_driver_elsewhere_is_left_alone():
+    before = set(pool._watched)
+    pool._end_with(os.getpid())  # nobody is their own parent
+    assert pool._watched == before
