@@ -30,8 +30,8 @@ class Plain(nn.Module):
         return self.fc(F.dropout(x.flatten(1), self.dropout, self.training))
 
 def with_norms():
-    import neighbour
-    return nn.Sequential(nn.Conv2d(1, neighbour.WIDTH, 3), nn.BatchNorm2d(8, eps=0.01), nn.ReLU(),
+    import late
+    return nn.Sequential(nn.Conv2d(1, late.WIDTH, 3), nn.BatchNorm2d(8, eps=0.01), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(),
                          nn.Linear(16, 10))
 
@@ -49,6 +49,13 @@ def needs(width): return nn.Linear(width, 2)
 def wide(): return nn.Sequential(nn.Flatten(), nn.Linear(256, 9), nn.ReLU(), nn.Linear(9, 3))
 def pair(): return Pair()
 def breaks(): return nn.Sequential(nn.Flatten(), nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, 10))
+def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(9), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(10))
+def two_faced(): return TwoFaced()
+class TwoFaced(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(256, 9), nn.BatchNorm1d(9), nn.Linear(9, 10))
+    def forward(self, x): return (self.net(x), x) if self.training else self.net(x)
 def no_activation(): return nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
 class Pair(nn.Module):
     def __init__(self):
@@ -61,6 +68,7 @@ class Pair(nn.Module):
 @pytest.fixture(autouse=True)
 def files(tmp_path, monkeypatch):
     (tmp_path / "neighbour.py").write_text("WIDTH = 8\n")
+    (tmp_path / "late.py").write_text("WIDTH = 8\n")
     (tmp_path / "mine.py").write_text(textwrap.dedent(FILE))
     monkeypatch.chdir(tmp_path)
 
@@ -136,6 +144,15 @@ def test_rows():
     assert network.module(x).shape == (4, 10)
 
 
+@pytest.mark.parametrize("arm", ["none", "batch", "layer"])
+def test_lazy_layers_get_their_shapes(arm):
+    network, _ = make("lazy", arm)
+    expected = {"none": nn.Identity, "batch": ours.BatchNorm1d, "layer": nn.LayerNorm}
+    assert type(network.module[2]) is expected[arm]
+    assert network.module[1].in_features == 256
+    assert torch.equal(network.module[1].weight, make("lazy")[0].module[1].weight)
+
+
 def test_settings_reach_the_factory():
     assert make(width="12")[0].module.conv1.out_channels == 12
     assert make("anything", width=5)[0].module[1].out_features == 5
@@ -201,6 +218,7 @@ def test_own_norms_are_told():
         ("wide", {}, ModelError, "must return (2, 10) (samples, classes), got (2, 3)"),
         ("pair", {}, ModelError, "must return a tensor (2, 10) (samples, classes), got a tuple"),
         ("breaks", {}, ModelError, "raised RuntimeError: mat1 and mat2"),
+        ("two_faced", {}, ModelError, "must return a tensor (2, 10) (samples, classes), got a tuple"),
         ("no_activation", {}, ModelError, "no hidden activation"),
         ("rows", {"shape": (1, 16, 16), "arm": "local"}, ModelError, "raised RuntimeError: mat1 and mat2"),
         ("rows", {"shape": (30,), "arm": "local"}, ModelError, "is for images"),

@@ -180,6 +180,21 @@ def test_rows_and_sequences_are_told_apart_by_the_example():
     assert both[0].shape == both[1].shape == (3, 8)
 
 
+def test_a_layer_that_sees_rows_and_sequences():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.norm(self.norm(x).mean(-1))
+
+    x = torch.randn(4, 8, 5)
+    assert type(convert(Both(), "layer", example=x).norm) is nn.GroupNorm
+    with pytest.raises(ConversionError, match="needs to know"):
+        convert(Both(), "instance", example=x)
+
+
 def test_channels_last():
     net = nn.Sequential(nn.Linear(5, 8), ours.ChannelsLastBatchNorm(8))
     x = torch.randn(4, 7, 5)
@@ -238,6 +253,8 @@ def test_lazy_layers():
     with pytest.raises(ConversionError, match="'1' has not seen an input; run one batch"):
         convert(net, "group")
     assert type(convert(net, "none")[1]) is nn.Identity
+    assert type(convert(net, "layer", example=torch.randn(4, 3))[1]) is nn.LayerNorm
+    assert type(net[1]) is nn.LazyBatchNorm1d
     mine(torch.randn(4, 3))
     assert type(mine[1]) is ours.BatchNorm1d
     assert type(convert(mine, "torch")[1]) is nn.BatchNorm1d

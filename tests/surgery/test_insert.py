@@ -1,9 +1,17 @@
 import copy
 import pickle
+import random
 
 import pytest
 import torch
-from foreign import (
+from torch import nn
+from torch.nn import functional as F
+
+import batchnorm.nn as ours
+from batchnorm.errors import ArgumentError, ConversionError
+from batchnorm.surgery import convert, insert, insert_
+from batchnorm.surgery.layers import batch_norm_paths
+from tests.surgery.foreign import (
     Attention,
     BasicBlock,
     Dynamic,
@@ -14,13 +22,6 @@ from foreign import (
     Residual,
     SqueezeExcite,
 )
-from torch import nn
-from torch.nn import functional as F
-
-import batchnorm.nn as ours
-from batchnorm.errors import ArgumentError, ConversionError
-from batchnorm.surgery import convert, insert, insert_
-from batchnorm.surgery.layers import batch_norm_paths
 
 IMAGE = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
@@ -365,7 +366,52 @@ def test_nothing_is_drawn_and_no_trace_is_left():
         assert torch.is_grad_enabled()
 
 
+def test_one_module_called_twice_gets_two_norms():
+    act = nn.Tanh()
+    net = nn.Sequential(nn.Linear(6, 8), act, nn.Linear(8, 7), act, nn.Linear(7, 2))
+    new = insert(net)
+    assert [norm.num_features for norm in norms_of(new)] == [8, 7]
+    assert torch.isfinite(new(ROWS)).all()
+
+
+def test_a_buffer_that_forward_changes_still_changes():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 2)
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x):
+            self.count.add_(1)
+            return self.b(torch.relu(self.a(x)))
+
+    for example in (None, ROWS):
+        new = insert(Counting(), example=example)
+        assert new.count == 0
+        new(ROWS)
+        new(ROWS)
+        assert new.count == 2
+
+
+def test_a_flag_given_to_a_layer_is_that_of_the_caller():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.a, self.b = nn.MultiheadAttention(6, 2), nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x, weights = self.attention(x, x, x, need_weights=self.training)
+            return self.b(torch.relu(self.a(x))), weights
+
+    new = insert(Net(), example=SEQUENCE)
+    new.eval().attention.train()
+    assert new(SEQUENCE)[1] is None
+    new.train().attention.eval()
+    assert new(SEQUENCE)[1] is not None
+
+
 def test_device_type_and_mode_follow_the_model():
+    assert not any(module.training for module in insert(Functional().eval(), example=IMAGE).modules())
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).to(torch.bfloat16).eval()
     (norm,) = norms_of(insert(net, example=ROWS.bfloat16()))
     assert norm.weight.dtype == torch.bfloat16
@@ -430,6 +476,7 @@ class TestUntraceable:
         [
             ("with torch.no_grad(): x = self.a(x)", "it switches gradients"),
             ("x = self.a(x) + torch.randn(8)", "draws random numbers"),
+            ("x = self.a(x) * random.random()", "draws random numbers"),
             ("self.calls = self.calls + 1; x = self.a(x)", "its forward changes or makes 'calls'"),
             ("x = self.a(x) + torch.tensor(1.0)", "its forward changes or makes '_tensor_constant0'"),
             (
@@ -440,7 +487,7 @@ class TestUntraceable:
         ],
     )
     def test_what_a_graph_would_lose_goes_the_other_way(self, change, reason):
-        space = {"torch": torch, "F": F}
+        space = {"torch": torch, "random": random}
         exec(f"def forward(self, x):\n    {change}\n    return self.b(self.act(x))\n", space)
         net = nn.Module.__new__(type("Net", (nn.Module,), {"forward": space["forward"]}))
         nn.Module.__init__(net)
@@ -451,6 +498,30 @@ class TestUntraceable:
         assert batch_norm_paths(new) == ("act.norm",)
         assert (net.calls, new.calls) == (0, 0)
         assert not any(name.startswith("_tensor") for name in vars(net))
+
+    def test_a_graph_that_computes_something_else(self):
+        calls = []
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b, self.act = nn.Linear(6, 8), nn.Linear(8, 2), nn.Tanh()
+
+            def forward(self, x):
+                calls.append(1)
+                return self.b(self.act(self.act(self.a(x)) * (1 + (len(calls) > 2))))
+
+        with pytest.raises(
+            ConversionError, match=r"its graph computes something else\) and calls 'act' 2 times"
+        ):
+            insert(Net(), example=ROWS)
+
+    def test_a_forward_of_the_instance(self):
+        net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+        net.forward = lambda x: net[2](net[1](net[0](x)) * 2)
+        with pytest.raises(ConversionError, match="its forward was replaced on the model itself"):
+            insert_(net)
+        assert batch_norm_paths(insert_(net, example=ROWS)) == ("1.norm",)
 
     def test_hooks_on_containers(self):
         net = Functional()

@@ -11,7 +11,7 @@ from batchnorm.surgery.carry import carry, peculiarities
 from batchnorm.surgery.kinds import KINDS, replacement
 from batchnorm.surgery.layers import is_batch_norm
 from batchnorm.surgery.replace import copied, exchange, refuse_scripted
-from batchnorm.surgery.restored import restored, run
+from batchnorm.surgery.restored import materialise, restored, run
 
 __all__ = ["TARGETS", "convert", "convert_"]
 
@@ -29,6 +29,9 @@ _PLAIN = (*_TO_OURS, *_TO_TORCH, ours.ChannelsLastBatchNorm)
 _LAZY = tuple(kind for kind in _PLAIN if "Lazy" in kind.__name__)
 _NDIM = {nn.BatchNorm2d: 4, ours.BatchNorm2d: 4, nn.BatchNorm3d: 5, ours.BatchNorm3d: 5}
 
+# Layers that a warning names.
+_SHOWN = 3
+
 TARGETS: tuple[str, ...] = ("batchnorm", "torch", *KINDS)
 
 
@@ -45,7 +48,7 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
             (gcd(32, C) groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known);
             "instance"; "local" (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
-            BatchNorm1d sees (N, C) or (N, C, L). Default None.
+            BatchNorm1d sees (N, C) or (N, C, L), and to give lazy layers their shapes. Default None.
         options: "group": num_groups; "local": size, alpha, beta, k.
 
     Returns:
@@ -93,6 +96,8 @@ def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **
     """
     _check_target(to, options)
     refuse_scripted(model)
+    if example is not None:
+        materialise(model, example)
     layers = _exchangeable(model, to)
     ndims = _ndims(model, layers, example) if to in ("layer", "group", "instance", "local") else {}
     new = {layer: _counterpart(layer, path, to, ndims.get(layer), options) for path, layer in layers.items()}
@@ -129,6 +134,8 @@ def _exchangeable(model: nn.Module, to: str) -> dict[str, nn.Module]:
             left.append(f"{_at(path)} ({reason})")
         else:
             raise ConversionError(f"to={to!r}: the batch norm at {_at(path)} cannot be exchanged: {reason}")
+    if len(left) > _SHOWN:
+        left[_SHOWN:] = [f"and {len(left) - _SHOWN} more"]
     if left:
         warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", UserWarning, stacklevel=3)
     return found
@@ -162,7 +169,6 @@ def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict
             layer.num_features,
             ndim=_NDIM.get(kind, ndim),
             channels_last=kind is ours.ChannelsLastBatchNorm,
-            eps=layer.eps,
             affine=layer.weight is not None,
             device="meta",
             **options,

@@ -35,7 +35,8 @@ def insert(model: nn.Module, placement: str = "before", *, example: Any = None) 
     Args:
         model: a network without batch norm; not changed.
         placement: "before" or "after" the activation. Default "before".
-        example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn shapes. Without
+        example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn shapes, also
+            those of lazy layers. Without
             it channels are read off the preceding convolution or linear layer, and a linear layer is taken to see
             (N, C). Default None.
 

@@ -56,7 +56,6 @@ def replacement(
     *,
     ndim: int | None = None,
     channels_last: bool = False,
-    eps: float = 1e-5,
     affine: bool = True,
     device: Any = None,
     dtype: Any = None,
@@ -69,7 +68,6 @@ def replacement(
         channels: number of channels, C.
         ndim: dimensions of the input where they are known: 2 for (N, C), 3 for (N, C, L), 4 for images.
         channels_last: whether the channels are the last dimension.
-        eps: added to variances.
         affine: whether the layer has a weight and a bias a channel.
         device: device of its parameters.
         dtype: type of its parameters.
@@ -89,7 +87,7 @@ def replacement(
     if unknown:
         known = ", ".join(KINDS[kind]) or "none"
         raise ConversionError(f"{kind!r} has no option {unknown[0]!r}; its options: {known}")
-    settings: dict[str, Any] = {"eps": eps, "device": device, "dtype": dtype}
+    settings: dict[str, Any] = {"device": device, "dtype": dtype}
     if kind == "none":
         return nn.Identity()
     if kind == "local":

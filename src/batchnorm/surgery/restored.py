@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from batchnorm.errors import ConversionError
+
 __all__ = ["call", "generators_kept", "materialise", "restored", "run"]
 
 
@@ -77,6 +79,9 @@ def materialise(model: nn.Module, example: Any) -> None:
     Args:
         model: changed in place where it has uninitialised parameters or buffers, else left alone.
         example: a batch, as for `run`.
+
+    Raises:
+        ConversionError: the model raises; some of its layers may have their shapes by then.
     """
     if not any(is_lazy(t) for t in (*model.parameters(), *model.buffers())):
         return
@@ -85,6 +90,9 @@ def materialise(model: nn.Module, example: Any) -> None:
         model.eval()
         with torch.no_grad():
             call(model, example)
+    except Exception as problem:
+        text = " ".join(str(problem).split())
+        raise ConversionError(f"example: the model raised {type(problem).__name__}: {text}") from problem
     finally:
         for module, training in flags:
             module.training = training

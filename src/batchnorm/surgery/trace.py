@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import random
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def _defaults(model: nn.Module, example: Any) -> frozenset[str]:
 def _trace_once(model: nn.Module, fixed: frozenset[str]) -> fx.Graph:
     tracer = _Tracer(fixed)
     before = [(module, dict(vars(module))) for module in model.modules()]
-    draws = torch.get_rng_state()
+    draws = torch.get_rng_state(), random.getstate()
     try:
         graph = tracer.trace(model)
     except Exception as problem:
@@ -110,7 +111,7 @@ def _trace_once(model: nn.Module, fixed: frozenset[str]) -> fx.Graph:
         raise UntraceableError(f"torch.fx: {type(problem).__name__}: {text}") from problem
     if tracer.modes - {_modes()}:
         raise UntraceableError("it switches gradients or autocast inside forward, which a graph would lose")
-    if not torch.equal(torch.get_rng_state(), draws):
+    if not torch.equal(torch.get_rng_state(), draws[0]) or random.getstate() != draws[1]:
         raise UntraceableError("it draws random numbers that a graph would freeze")
     for module, attributes in before:
         changed = {key for key, value in vars(module).items() if attributes.get(key, _ABSENT) is not value}

@@ -13,7 +13,7 @@ from batchnorm.lab.models.network import Network
 from batchnorm.lab.targets import describe, importable, load_target
 from batchnorm.surgery import convert_, insert_
 from batchnorm.surgery.layers import batch_norm_paths
-from batchnorm.surgery.restored import generators_kept, materialise
+from batchnorm.surgery.restored import generators_kept
 
 __all__ = ["build", "has_norms"]
 
@@ -33,12 +33,6 @@ def build(
 ) -> Network:
     """The network of a target; see `batchnorm.lab.models.build`."""
     module = _make(target, shape, num_classes, dropout, options)
-    try:
-        materialise(module, example)
-    except Exception as problem:
-        raise ModelError(
-            f"model: {target} on a batch {tuple(example.shape)} raised {describe(problem)}"
-        ) from problem
     sites = batch_norm_paths(module)
     found = "own" if sites else placement
     try:
