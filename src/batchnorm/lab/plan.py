@@ -41,13 +41,15 @@ class Task:
 def plan(config: CompareConfig, placements: Sequence[str]) -> list[Task]:
     """The runs on the grid, seed by seed, so that what an interrupted comparison leaves is balanced.
 
+    Arms follow each other at each rate, so that a machine that is busy for a while slows all of them alike.
+
     The arm `none` has nothing to place: it runs once, whatever the number of placements.
     """
     return [
         Task(arm, placement, lr, seed)
         for seed in range(config.seeds)
-        for arm, placement in _columns(config, placements)
         for lr in config.lrs
+        for arm, placement in _columns(config, placements)
     ]
 
 
