@@ -253,7 +253,10 @@ def test_lazy_layers():
     with pytest.raises(ConversionError, match="'1' has not seen an input; run one batch"):
         convert(net, "group")
     assert type(convert(net, "none")[1]) is nn.Identity
-    assert type(convert(net, "layer", example=torch.randn(4, 3))[1]) is nn.LayerNorm
+    layer = convert(net, "layer", example=torch.randn(4, 3))
+    assert type(layer[1]) is nn.LayerNorm
+    assert "_initialize_hook" not in vars(layer[0])
+    assert layer(torch.randn(4, 3)).shape == (4, 6)
     assert type(net[1]) is nn.LazyBatchNorm1d
     mine(torch.randn(4, 3))
     assert type(mine[1]) is ours.BatchNorm1d

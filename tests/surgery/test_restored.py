@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from batchnorm.errors import ConversionError
+from batchnorm.surgery import insert
 from batchnorm.surgery.restored import generators_kept, materialise, restored, run
 
 
@@ -72,6 +73,15 @@ def test_examples_by_position_and_by_name():
 
     assert run(Two(), (3, 4)) == run(Two(), {"b": 4, "a": 3}) == 12
     assert run(Two(), 3) == 6
+
+
+def test_a_model_that_works_in_place_on_its_input():
+    x = torch.randn(4, 3, requires_grad=True)
+    value = x.detach().clone()
+    assert torch.equal(run(nn.ReLU(inplace=True), x), value.relu())
+    materialise(nn.Sequential(nn.ReLU(inplace=True), nn.LazyLinear(2)), x)
+    insert(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)), example=x)
+    assert torch.equal(x, value)
 
 
 def test_generators_of_numpy_too():

@@ -13,7 +13,7 @@ from batchnorm.surgery.layers import batch_norm_paths
 from batchnorm.surgery.layouts import Layouts, Spot, make_norm, spot_of
 from batchnorm.surgery.observed import observed_sites
 from batchnorm.surgery.replace import copied, exchange, refuse_scripted
-from batchnorm.surgery.restored import materialise, restored, run
+from batchnorm.surgery.restored import materialise, own, restored, run
 from batchnorm.surgery.rewrite import rewrite
 from batchnorm.surgery.static_spots import static_spot
 from batchnorm.surgery.trace import UntraceableError, trace
@@ -158,7 +158,7 @@ def _spots_in_example(
             ) from problem
         with restored(model), torch.no_grad(), Layouts() as layouts:
             model.train(training)
-            found = _Noting(model, graph, layouts, notes).run(*_positional(graph, example))
+            found = _Noting(model, graph, layouts, notes).run(*_positional(graph, own(example)))
         if not _equal(expected, found):
             raise UntraceableError("its graph computes something else")
     spots = {}

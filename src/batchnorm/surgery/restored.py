@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map
 
 from batchnorm.errors import ConversionError
 
-__all__ = ["call", "generators_kept", "materialise", "restored", "run"]
+__all__ = ["call", "generators_kept", "materialise", "own", "restored", "run"]
 
 
 @contextlib.contextmanager
@@ -99,10 +100,16 @@ def materialise(model: nn.Module, example: Any) -> None:
 
 
 def call(model: nn.Module, example: Any) -> Any:
-    """`model(...)` with an example: a tuple or list gives the positional arguments, a dict the named ones."""
+    """`model(...)` with a copy of an example: a tuple or list gives the positional arguments, a dict the named ones."""
+    example = own(example)
     if isinstance(example, dict):
         return model(**example)
     return model(*example) if isinstance(example, tuple | list) else model(example)
+
+
+def own(example: Any) -> Any:
+    """The example with tensors of its own, since a model may work in place on its input."""
+    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, example)
 
 
 def run(model: nn.Module, example: Any, *, training: bool = False) -> Any:
