@@ -251,3 +251,21 @@ def test_a_figure_for_every_script_that_draws_one(tmp_path):
         "cost",
     ]
     assert re.findall(r'id="json-([\w-]+)"', page) == plots
+
+
+def test_a_missing_extra_is_named_with_its_install_command():
+    code = """
+import sys
+sys.modules["jinja2"] = None
+try:
+    import batchnorm.report
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("MissingExtraError the report needs jinja2"), done.stderr
+    assert "pip install 'batchnorm[lab]'" in done.stdout
+
+
+def test_without_scripts_every_table_is_readable(tmp_path):
+    assert "<noscript><style>[data-when][hidden] { display: block !important; }" in render(records(tmp_path))

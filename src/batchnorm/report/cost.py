@@ -51,7 +51,7 @@ def cost_table(view: View) -> Table:
         "arm",
         "time a step",
         "difference to none [95%]",
-        "times none",
+        "ratio to none",
         "training time of a run",
         "parameters",
     ]

@@ -10,7 +10,7 @@ from batchnorm.records import Run
 from batchnorm.records.grouping import finite
 from batchnorm.records.intervals import Interval, mean_interval
 from batchnorm.records.wording import number, percent_interval, plain_interval, rate, seeds
-from batchnorm.report.drawing import band, curve, end_labels, figure, text
+from batchnorm.report.drawing import band, curve, end_labels, figure, label_room, text
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
 from batchnorm.report.findings import loss_finding, speed_finding
 from batchnorm.report.view import Arm, View, thin
@@ -105,10 +105,9 @@ def _plot(view: View, points: dict[str, list[Point]], axis: str, field: str, tit
         ends.append((arm, xs[-1], ys[-1]))
     low, high = _range(view, [y for trace in [*bands, *lines] for y in trace.y], accuracy)
     labels = end_labels(ends, low, high)
-    room = 24 + (9 * max((len(arm.label) for arm, _, _ in ends), default=0) if labels else 0)
     return figure(
         [*bands, *lines, *labels],
-        margin={"r": min(room, 130)},
+        margin={"r": label_room(ends)},
         xaxis={"title": {"text": AXES[axis]}, "rangemode": "tozero"},
         yaxis={
             "title": {"text": title},

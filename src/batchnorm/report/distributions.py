@@ -9,13 +9,13 @@ import plotly.graph_objects as go
 from batchnorm.records.grouping import finite
 from batchnorm.records.intervals import mean_interval, paired_difference
 from batchnorm.records.wording import number, plain_interval, seeds
-from batchnorm.report.drawing import curve, figure
+from batchnorm.report.drawing import curve, end_labels, figure, label_room
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
 from batchnorm.report.findings import sentence
 from batchnorm.report.phrases import listed
 from batchnorm.report.view import Arm, View, thin
 
-__all__ = ["Percentiles", "controls", "percentile_figure", "percentiles", "sites"]
+__all__ = ["Percentiles", "controls", "crowd_note", "percentile_figure", "percentiles", "sites"]
 
 SIDES = {"input": "going into the layer", "output": "coming out of it"}
 LEVELS = ("p15", "p50", "p85")
@@ -61,10 +61,26 @@ def percentile_figure(view: View, names: list[str]) -> Figure:
     caption = (
         f"15th, 50th (thick) and 85th percentile of the values, mean over seeds (n = {count} an arm), before "
         "training (epoch 0) and after each epoch, on a fixed batch. Where an arm has no layer, the same point of "
-        "the network is shown. The bracket in the title is a 95% t interval over seeds."
+        "the network is shown. Brackets in the title are 95% t intervals over seeds."
     )
     return Figure(
-        "percentiles", findings, plots, [Note(caption)], tables, controls(names), ("site", "side"), 440
+        "percentiles",
+        findings,
+        plots,
+        [Note(caption + crowd_note(view))],
+        tables,
+        controls(names),
+        ("site", "side"),
+        440,
+    )
+
+
+def crowd_note(view: View) -> str:
+    """Say that some arms are drawn only on demand, where that is so."""
+    return (
+        " Click an arm in the legend to add it."
+        if any(view.shown(arm) is not True for arm in view.arms)
+        else ""
     )
 
 
@@ -97,6 +113,7 @@ def _series(arm: Arm, site: str, side: str) -> dict[int, dict[int, dict[str, flo
 
 def _plot(view: View, site: str, side: str) -> go.Figure:
     traces: list[Any] = []
+    ends: list[tuple[Arm, Any, float]] = []
     for arm in view.arms:
         points = percentiles(arm, site, side, view.detail.epochs)
         for level in LEVELS if points else ():
@@ -112,13 +129,20 @@ def _plot(view: View, site: str, side: str) -> go.Figure:
                     mode="lines+markers" if middle else "lines",
                     showlegend=middle,
                     line=line,
+                    visible=view.shown(arm),
                     hovertemplate=f"{level[1:]}th percentile, epoch %{{x}}: %{{y:.3g}}<extra></extra>",
                 )
             )
+        if points and view.shown(arm) is True:
+            ends.append((arm, points[-1].epoch, points[-1].values["p50"]))
+    values = [value for trace in traces for value in trace.y]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    pad = 0.05 * (high - low or 1.0)
     return figure(
-        traces,
+        [*traces, *end_labels(ends, low - pad, high + pad)],
+        margin={"r": label_room(ends)},
         xaxis={"title": {"text": "epochs"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "value"}, "zeroline": True},
+        yaxis={"title": {"text": "value"}, "zeroline": True, "range": [low - pad, high + pad]},
     )
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from batchnorm.records.grouping import finite
 from batchnorm.records.wording import number
-from batchnorm.report.distributions import controls
+from batchnorm.report.distributions import controls, crowd_note
 from batchnorm.report.drawing import figure, text
 from batchnorm.report.figure import Figure, Note, Table
 from batchnorm.report.view import Arm, View
@@ -52,11 +52,11 @@ def histogram_figure(view: View, names: list[str]) -> Figure:
     plots, findings, captions, tables = {}, [], [], []
     for i, site in enumerate(names):
         found = [(arm, *histograms(arm, site)) for arm in view.arms]
-        plots[str(i)] = _plot(found)
+        plots[str(i)] = _plot(view, found)
         findings.append(Note(_finding(view, site), when=f"site={i}"))
-        captions.append(Note(_caption(found), when=f"site={i}"))
+        captions.append(Note(_caption(found) + crowd_note(view), when=f"site={i}"))
         tables.append(_table(found, site, f"site={i}"))
-    return Figure("histograms", findings, plots, captions, tables, controls(names), ("site",), 560)
+    return Figure("histograms", findings, plots, captions, tables, controls(names), ("site",), 600)
 
 
 def _density(histogram: Any) -> tuple[list[float], list[float]] | None:
@@ -80,7 +80,7 @@ def _numbers(values: Any) -> list[float]:
     return known if len(known) == len(numbers) else []
 
 
-def _plot(found: list[tuple[Arm, int | None, list[Histogram]]]) -> go.Figure:
+def _plot(view: View, found: list[tuple[Arm, int | None, list[Histogram]]]) -> go.Figure:
     epochs = sorted({h.epoch for _, _, items in found for h in items})
     ends = [epochs[0], epochs[-1]] if epochs else []
     traces: list[Any] = []
@@ -93,14 +93,14 @@ def _plot(found: list[tuple[Arm, int | None, list[Histogram]]]) -> go.Figure:
             limit = _limit([h for _, h in here])
             axes |= _axes(name, row, column, limit)
             annotations.append(_heading(name, side, epoch, cut=limit is not None))
-            traces += [_outline(arm, h, name, first=row + column == 0) for arm, h in here]
+            traces += [_outline(arm, h, name, view.shown(arm), first=row + column == 0) for arm, h in here]
     return figure(traces, annotations=annotations, margin={"t": 64}, **axes)
 
 
 def _axes(name: str, row: int, column: int, limit: float | None) -> dict[str, Any]:
-    left, bottom = 0.55 * column, 0.55 * (1 - row)
+    left, bottom = 0.55 * column, 0.6 * (1 - row)
     x: dict[str, Any] = {"domain": [left, left + 0.45], "anchor": f"y{name}"}
-    y: dict[str, Any] = {"domain": [bottom, bottom + 0.37], "anchor": f"x{name}", "rangemode": "tozero"}
+    y: dict[str, Any] = {"domain": [bottom, bottom + 0.36], "anchor": f"x{name}", "rangemode": "tozero"}
     if row == 1:
         x["title"] = {"text": "value"}
     if column == 0:
@@ -132,7 +132,7 @@ def _limit(found: list[Histogram]) -> float | None:
     return 1.4 * second if highest > 3 * second > 0 else None
 
 
-def _outline(arm: Arm, h: Histogram, axis: str, *, first: bool) -> go.Scatter:
+def _outline(arm: Arm, h: Histogram, axis: str, shown: bool | str, *, first: bool) -> go.Scatter:
     return go.Scatter(
         x=[h.edges[0], *h.edges],
         y=[0.0, *h.density, 0.0],
@@ -142,6 +142,7 @@ def _outline(arm: Arm, h: Histogram, axis: str, *, first: bool) -> go.Scatter:
         name=text(arm.label),
         legendgroup=arm.label,
         showlegend=first,
+        visible=shown,
         mode="lines",
         line={"shape": "hv", "color": arm.identity.colour, "dash": arm.identity.dash, "width": 2},
         hovertemplate="from %{x:.3g}: density %{y:.3g}<extra></extra>",

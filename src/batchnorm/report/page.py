@@ -32,10 +32,11 @@ MAX_BYTES = 8_000_000
 # Tried in this order until the page is small enough; the page says what it leaves out.
 DETAILS = (
     FULL,
-    Detail(300, 40, 16),
-    Detail(150, 25, 10),
-    Detail(60, 15, 6),
-    Detail(20, 10, 3),
+    Detail(400, 40, 16),
+    Detail(300, 40, 12),
+    Detail(200, 30, 10),
+    Detail(100, 20, 6),
+    Detail(40, 12, 4),
     Detail(0, 6, 1),
 )
 

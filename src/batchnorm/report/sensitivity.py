@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from batchnorm.records.wording import percent, percent_interval, plain_interval, rate, seeds
-from batchnorm.report.drawing import curve, figure, text
+from batchnorm.report.drawing import curve, end_labels, figure, label_room, text
 from batchnorm.report.figure import Cell, Figure, Note, Table
 from batchnorm.report.phrases import listed
 from batchnorm.report.view import Arm, View
@@ -35,8 +35,12 @@ def _plot(view: View) -> go.Figure:
     lanes = [arm for arm in view.arms if arm.summary.diverged]
     lane = 0.05
     traces: list[Any] = []
+    ends: list[tuple[Arm, Any, float]] = []
     for arm in view.arms:
         traces += _line(arm, bottom)
+        known = [(r.lr, r.val_accuracy.mean) for r in arm.summary.rates if r.val_accuracy and r.lr > 0]
+        ends += [(arm, *known[-1])] if known else []
+    traces += end_labels(ends, bottom, 1.04)
     for i, arm in enumerate(lanes):
         traces.append(_crosses(arm, bottom - (i + 1) * lane))
     shapes = []
@@ -50,6 +54,7 @@ def _plot(view: View) -> go.Figure:
     shown = rates[::step]
     return figure(
         traces,
+        margin={"r": label_room(ends)},
         xaxis={"title": {"text": "learning rate (log scale)"}, "type": "log", "tickvals": shown,
                "ticktext": [rate(value) for value in shown]},
         yaxis={"title": {"text": "validation accuracy, last epoch"}, "range": [floor, 1.04],
@@ -137,7 +142,7 @@ def _finding(view: View) -> str:
         return "Each arm ran at one learning rate: its sensitivity was not measured"
     for arm in arms:
         near, total = _near(arm), len(arm.summary.rates)
-        factor = f" (a factor of {max(near) / min(near):.3g})" if len(near) > 1 else ""
+        factor = f" (spanning a factor of {max(near) / min(near):.3g})" if len(near) > 1 else ""
         parts.append(f"at {len(near) or 'none'} of {total} rates with {arm.phrase}{factor}")
     return f"Accuracy stays within {NEAR * 100:.0f} points of the arm's best {listed(parts)}"
 

@@ -15,6 +15,8 @@ from batchnorm.report.phrases import phrase
 __all__ = ["FULL", "Arm", "Detail", "View", "look", "thin"]
 
 T = TypeVar("T")
+# More lines than this cannot be told apart where each arm draws several.
+CROWDED = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ class View:
         name = "batch" if any(arm.summary.arm == "batch" for arm in others) else others[0].summary.arm
         same = [arm for arm in others if arm.summary.arm == name]
         return max(same, key=_validation)
+
+    def shown(self, arm: Arm) -> bool | str:
+        """Whether a crowded plot draws an arm at once, or only when it is asked for in the legend."""
+        crowded = len(self.arms) > CROWDED
+        return "legendonly" if crowded and arm not in (self.baseline, self.main) else True
 
     @property
     def comparable(self) -> tuple[Arm, ...]:
