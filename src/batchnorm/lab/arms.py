@@ -53,8 +53,8 @@ def norm_layer(arm: str, channels: int, ndim: int) -> nn.Module:
         UsageError: the arm is unknown, or has no meaning on such an input.
 
     Example:
-        >>> norm_layer("layer", 16, ndim=4)
-        GroupNorm(1, 16, eps=1e-05, affine=True)
+        >>> norm_layer("group", 48, ndim=4).num_groups
+        16
     """
     if arm not in ARMS:
         raise UsageError(f"norms: unknown arm {arm!r}; known: {', '.join(KNOWN)}")

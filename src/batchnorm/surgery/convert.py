@@ -61,8 +61,8 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
 
     Example:
         >>> from torch import nn
-        >>> convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), to="group")[1]
-        GroupNorm(8, 8, eps=1e-05, affine=True)
+        >>> convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), to="group")[1].num_groups
+        8
 
     Source:
         The groups are those of Wu & He 2018, "Group Normalization".

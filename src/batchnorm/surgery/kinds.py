@@ -80,8 +80,8 @@ def replacement(
         ConversionError: the kind has no meaning for such an input, or an option is unknown or does not fit.
 
     Example:
-        >>> replacement("group", 48)
-        GroupNorm(16, 48, eps=1e-05, affine=True)
+        >>> replacement("group", 48).num_groups
+        16
     """
     unknown = sorted(set(options) - set(KINDS[kind]))
     if unknown:
