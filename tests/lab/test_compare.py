@@ -97,6 +97,17 @@ def test_whatever_part_of_the_file_survived_the_results_are_the_same(config, tmp
     assert read(cut).data == read(whole).data
 
 
+def test_samples_of_which_only_a_part_was_written_are_written_again(config, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    compare(prepare(config(), whole), jobs=1)
+    lines = (whole / FILE_NAME).read_bytes().splitlines(keepends=True)
+    assert b'"sample"' in lines[3]
+    cut.mkdir()
+    (cut / FILE_NAME).write_bytes(b"".join(lines[:4]))
+    compare(prepare(config(), cut), jobs=1)
+    assert read(cut).samples == read(whole).samples
+
+
 def test_a_finished_comparison_is_not_done_again(config, tmp_path):
     out = tmp_path / "out"
     compare(prepare(config(), out), jobs=1)

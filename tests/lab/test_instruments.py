@@ -15,6 +15,7 @@ def network():
         nn.BatchNorm1d(5),
         nn.ReLU(inplace=True),
         nn.Dropout(0.5),
+        nn.Linear(5, 5),
         nn.Identity(),
         nn.ReLU(inplace=True),
     )
@@ -37,8 +38,9 @@ def test_the_layers_are_seen_as_training_sees_them():
 
 
 def test_an_activation_in_place_behind_the_layer_does_not_change_what_is_shown():
-    seen = activations(network(), ("1", "4"), torch.randn(64, 4), histogram=False)
+    seen = activations(network(), ("1", "5"), torch.randn(64, 4), histogram=False)
     assert seen[1]["p15"] < -0.5
+    assert seen[2]["p15"] < 0
     assert {k: v for k, v in seen[2].items() if k != "where"} == {
         k: v for k, v in seen[3].items() if k != "where"
     }

@@ -172,11 +172,28 @@ def test_train_loss_and_accuracy_are_means_over_samples_of_the_epoch():
         assert of_kind(lines, "epoch")[0][name] == pytest.approx(of_kind(same, "epoch")[0][name], rel=1e-5)
 
 
+def test_evaluation_is_without_dropout():
+    lines = run(tiny.config(dropout=0.9), Task("none", None, 1e-12, 0))
+    first, second = of_kind(lines, "epoch")
+    assert first["val_loss"] == pytest.approx(second["val_loss"], rel=1e-6)
+    assert first["train_loss"] != pytest.approx(second["train_loss"], rel=1e-3)
+
+
+def test_a_network_that_works_in_place_on_its_input_does_not_change_the_data(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(MODEL.replace("return self.last", "x.mul_(2); return self.last"))
+    data, same = tiny.dataset(), tiny.dataset()
+    run(tiny.config(model=f"{path}:build", norms="none"), NONE, data)
+    for name in ("train", "validation", "test"):
+        assert torch.equal(getattr(data, name).x, getattr(same, name).x)
+
+
 def test_a_run_that_diverges_says_so_and_stops(tmp_path):
     lines = run(tiny.config(epochs=20), Task("none", None, 1e30, 0))
     epochs, final = of_kind(lines, "epoch"), lines[-1]
     assert final["diverged"] is True
     assert final["diverged_at"] == epochs[-1]["epoch"] < 20
+    assert epochs[-1]["step"] % 5 != 0  # it does not train on with numbers that mean nothing
     assert epochs[-1]["val_loss"] is None
     assert epochs[-1]["val_accuracy"] is None
     assert final["test_loss"] is final["test_accuracy"] is final["confusion"] is None

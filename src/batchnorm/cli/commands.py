@@ -53,9 +53,6 @@ class Commands(click.Group):
             _stop(str(error))
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            sys.stderr.close()  # or Python complains once more when it closes stdout
-            sys.exit(1)
         except OSError as error:
             place = f"'{error.filename}': " if error.filename else ""
             _stop(f"{place}{error.strerror or error}")
