@@ -292,13 +292,19 @@ def test_a_layer_with_behaviour_of_its_own_is_never_dropped_silently(number):
     net = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(layer))
     with pytest.warns(UserWarning, match=reason) as caught:
         mine = convert_(net)
-    assert caught[0].filename == __file__
+    assert [warning.filename for warning in caught] == [__file__]
     assert "'1.0'" in str(caught[0].message)
     assert mine[1][0] is layer
     assert isinstance(mine[0], ours.BatchNorm2d)
     with pytest.raises(ConversionError, match=reason):
         convert_(net, "none")
     assert isinstance(net[0], ours.BatchNorm2d)
+
+
+def test_convert_warns_where_it_is_called():
+    with pytest.warns(UserWarning, match=r"'3' .*; and 2 more$") as caught:
+        convert(nn.Sequential(nn.ReLU(), *(nn.SyncBatchNorm(3) for _ in range(5))))
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_converted_models_are_plain_models(net, x):

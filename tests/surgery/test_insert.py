@@ -448,6 +448,21 @@ class TestUntraceable:
         assert torch.isfinite(new(SIGNAL)).all()
         assert batch_norm_paths(new) == ("act1.norm", "act2.norm")
 
+    def test_an_activation_that_the_example_does_not_reach(self):
+        class Net(Dynamic):
+            def forward(self, x):
+                x = self.conv(x)
+                x = self.act1(x) if x.sum() < 1e9 else self.spare(x)
+                return self.out(self.act2(self.fc(x.mean(-1))))
+
+        net = Net()
+        net.spare = nn.ReLU()
+        for put in (insert, insert_):
+            with pytest.warns(UserWarning, match="'spare' is not called on the example") as caught:
+                new = put(net, example=SIGNAL)
+            assert [warning.filename for warning in caught] == [__file__]
+            assert batch_norm_paths(new) == ("act1.norm", "act2.norm")
+
     def test_functions_are_refused(self):
         with pytest.raises(ConversionError, match=r"and calls relu as a function.*make it a module"):
             insert(DynamicFunctional(), example=SIGNAL)

@@ -68,7 +68,7 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
         The groups are those of Wu & He 2018, "Group Normalization".
     """
     _check_target(to, options)
-    return convert_(copied(model, "convert"), to, example=example, **options)
+    return _convert(copied(model, "convert"), to, example, options)
 
 
 def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **options: Any) -> nn.Module:
@@ -96,6 +96,10 @@ def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **
     """
     _check_target(to, options)
     refuse_scripted(model)
+    return _convert(model, to, example, options)
+
+
+def _convert(model: nn.Module, to: str, example: Any, options: dict[str, Any]) -> nn.Module:
     if example is not None:
         materialise(model, example)
     layers = _exchangeable(model, to)
@@ -137,7 +141,7 @@ def _exchangeable(model: nn.Module, to: str) -> dict[str, nn.Module]:
     if len(left) > _SHOWN:
         left[_SHOWN:] = [f"and {len(left) - _SHOWN} more"]
     if left:
-        warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", UserWarning, stacklevel=3)
+        warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", UserWarning, stacklevel=4)
     return found
 
 

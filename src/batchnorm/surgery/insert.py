@@ -58,7 +58,7 @@ def insert(model: nn.Module, placement: str = "before", *, example: Any = None) 
         Ioffe & Szegedy 2015, section 3.2, for "before".
     """
     _check(model, placement)
-    return insert_(copied(model, "insert"), placement, example=example)
+    return _insert(copied(model, "insert"), placement, example)
 
 
 def insert_(model: nn.Module, placement: str = "before", *, example: Any = None) -> nn.Module:
@@ -82,6 +82,10 @@ def insert_(model: nn.Module, placement: str = "before", *, example: Any = None)
         True
     """
     _check(model, placement)
+    return _insert(model, placement, example)
+
+
+def _insert(model: nn.Module, placement: str, example: Any) -> nn.Module:
     if example is not None:
         materialise(model, example)
     try:

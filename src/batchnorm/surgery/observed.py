@@ -1,6 +1,7 @@
 """Find the hidden activations of a model that cannot be traced, by watching it run."""
 
 import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,14 @@ def observed_sites(model: nn.Module, placement: str, example: Any, reason: str) 
         reason: why the model could not be traced, for messages.
 
     Returns:
-        Path -> spot, in the order of the calls.
+        Path -> spot, in the order of registration.
 
     Raises:
         ConversionError: the model raises, an activation is called as a function, or a module is called more than once,
             so that a norm beside the module would not do; the message says what to change.
     """
     seen: dict[nn.Module, list[_Call]] = {}
+    called: set[nn.Module] = set()
     for training in (False, True):
         watch = _Watch()
         output = _watched_run(model, example, training, watch, reason)
@@ -55,6 +57,7 @@ def observed_sites(model: nn.Module, placement: str, example: Any, reason: str) 
                     f"insert: the model cannot be traced ({reason}) and calls {name} as a function, beside which "
                     f"nothing can be put; make it a module, as in self.act = nn.ReLU()"
                 )
+        called.update(watch.modules)
         for module, calls in watch.modules.items():
             gate = isinstance(module, GATE_MODULES)
             hidden = [call for call in calls if watch.is_hidden(call.output, output, gate=gate)]
@@ -71,8 +74,12 @@ def observed_sites(model: nn.Module, placement: str, example: Any, reason: str) 
         if calls:
             value = calls[0].before if placement == "before" else calls[0].after
             sites[path] = spot_of(value[0], value[1], repr(path))
-        elif isinstance(module, ACTIVATION_MODULES) and module not in seen:
-            seen[module] = []
+        elif isinstance(module, ACTIVATION_MODULES) and module not in called:
+            warnings.warn(
+                f"insert: {path!r} is not called on the example, and gets no batch norm",
+                UserWarning,
+                stacklevel=4,
+            )
     return sites
 
 
