@@ -143,6 +143,21 @@ def test_damage_in_the_middle_is_refused_and_named(folder, bad):
     assert raw(folder) == broken
 
 
+def test_two_bad_lines_are_damage_even_before_a_resumed_line(folder):
+    first, rest = raw(folder).split(b"\n", 1)
+    damage(folder, first + b'\nnot json\nnor this\n{"kind":"resumed"}\n' + rest)
+    with pytest.raises(StoreError, match="line 2 is not a record"):
+        read(folder)
+
+
+def test_each_group_of_lines_is_on_disk_before_append_returns(folder, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(raw(folder)))
+    with Store(folder, CONFIG) as store:
+        store.append(lines_of("two"))
+        assert synced == [raw(folder)]
+
+
 def test_numbers_that_are_not_finite_become_null(folder):
     with Store(folder, CONFIG) as store:
         lines = lines_of("two")

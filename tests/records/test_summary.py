@@ -149,6 +149,13 @@ def test_winner_only_where_the_interval_supports_it(tmp_path):
     assert not close.arms[1].accuracy_difference.excludes_zero
 
 
+def test_no_winner_before_every_rate_has_run(tmp_path):
+    found = summarize(records(tmp_path, Plan(samples=0, finished=15)))
+    assert [arm.complete for arm in found.arms] == [True, False]
+    assert found.arms[1].accuracy_difference.excludes_zero
+    assert found.winner is None
+
+
 def test_an_interrupted_comparison_says_how_much_is_missing(tmp_path):
     found = summarize(records(tmp_path, Plan(samples=0, finished=5)))
     assert (found.finished, found.planned, found.complete) == (5, 18, False)
