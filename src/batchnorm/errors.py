@@ -10,6 +10,7 @@ __all__ = [
     "BatchNormError",
     "BatchTooSmallError",
     "ConversionError",
+    "ConversionWarning",
     "DataError",
     "DimensionError",
     "DtypeError",
@@ -56,6 +57,10 @@ class TransformError(BatchNormError, RuntimeError):
 
 class ConversionError(BatchNormError, ValueError):
     """A model, or one of its layers, cannot be changed as asked."""
+
+
+class ConversionWarning(UserWarning):
+    """Some layers were left as they are, because changing them would lose something; the message names them."""
 
 
 class MissingExtraError(BatchNormError, ImportError):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import batchnorm.nn as ours
-from batchnorm.errors import ConversionError
+from batchnorm.errors import ConversionError, ConversionWarning
 from batchnorm.surgery import convert, convert_
 from batchnorm.surgery.convert import TARGETS
 from batchnorm.surgery.kinds import ChannelsLastGroupNorm
@@ -290,7 +290,7 @@ def odd_layers():
 def test_a_layer_with_behaviour_of_its_own_is_never_dropped_silently(number):
     layer, reason = odd_layers()[number]
     net = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(layer))
-    with pytest.warns(UserWarning, match=reason) as caught:
+    with pytest.warns(ConversionWarning, match=reason) as caught:
         mine = convert_(net)
     assert [warning.filename for warning in caught] == [__file__]
     assert "'1.0'" in str(caught[0].message)
@@ -302,7 +302,7 @@ def test_a_layer_with_behaviour_of_its_own_is_never_dropped_silently(number):
 
 
 def test_convert_warns_where_it_is_called():
-    with pytest.warns(UserWarning, match=r"'3' .*; and 2 more$") as caught:
+    with pytest.warns(ConversionWarning, match=r"'3' .*; and 2 more$") as caught:
         convert(nn.Sequential(nn.ReLU(), *(nn.SyncBatchNorm(3) for _ in range(5))))
     assert [warning.filename for warning in caught] == [__file__]
 

@@ -458,7 +458,7 @@ class TestUntraceable:
         net = Net()
         net.spare = nn.ReLU()
         for put in (insert, insert_):
-            with pytest.warns(UserWarning, match="'spare' is not called on the example") as caught:
+            with pytest.warns(ConversionWarning, match="'spare' is not called on the example") as caught:
                 new = put(net, example=SIGNAL)
             assert [warning.filename for warning in caught] == [__file__]
             assert batch_norm_paths(new) == ("act1.norm", "act2.norm")

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import batchnorm.nn as ours
-from batchnorm.errors import ConversionError
+from batchnorm.errors import ConversionError, ConversionWarning
 from batchnorm.surgery.carry import carry, peculiarities
 from batchnorm.surgery.kinds import KINDS, replacement
 from batchnorm.surgery.layers import is_batch_norm
@@ -141,7 +141,7 @@ def _exchangeable(model: nn.Module, to: str) -> dict[str, nn.Module]:
     if len(left) > _SHOWN:
         left[_SHOWN:] = [f"and {len(left) - _SHOWN} more"]
     if left:
-        warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", UserWarning, stacklevel=4)
+        warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", ConversionWarning, stacklevel=4)
     return found
 
 

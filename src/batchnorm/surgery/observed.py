@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from batchnorm.errors import ConversionError
+from batchnorm.errors import ConversionError, ConversionWarning
 from batchnorm.surgery.hidden import (
     ACTIVATION_MODULES,
     GATE_MODULES,
@@ -77,7 +77,7 @@ def observed_sites(model: nn.Module, placement: str, example: Any, reason: str) 
         elif isinstance(module, ACTIVATION_MODULES) and module not in called:
             warnings.warn(
                 f"insert: {path!r} is not called on the example, and gets no batch norm",
-                UserWarning,
+                ConversionWarning,
                 stacklevel=4,
             )
     return sites
