@@ -1,8 +1,6 @@
 """Runs side by side, each in a process of its own kind: joblib's, or this one where a single job is asked for."""
 
-import contextlib
 import os
-import signal
 import threading
 import time
 import warnings
@@ -68,8 +66,7 @@ def run_all(
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with _interrupts_for_this_process_only():
-            results = parallel(calls)
+        results = parallel(calls)
         try:
             for outcome in results:
                 if isinstance(outcome, str):
@@ -153,15 +150,3 @@ def _watch(driver: int) -> None:
         time.sleep(0.5)
     os._exit(1)
 
-
-@contextlib.contextmanager
-def _interrupts_for_this_process_only() -> Iterator[None]:
-    """Processes started within do not get Ctrl-C: this one does, and stops them without a traceback each."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
