@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import batchnorm.nn as ours
-from batchnorm.errors import ArgumentError, ConversionError
+from batchnorm.errors import ArgumentError, ConversionError, ConversionWarning
 from batchnorm.surgery import convert, insert, insert_
 from batchnorm.surgery.layers import batch_norm_paths
 from tests.surgery.foreign import (
