@@ -33,6 +33,11 @@ def test_equal_values_give_width_zero_and_not_nan():
     assert not mean_interval([0.0, 0.0]).excludes_zero
 
 
+def test_numbers_too_large_for_a_spread_have_no_interval():
+    assert mean_interval([1e308, -1e308, 1e308]).low is None
+    assert mean_interval([1e200, 3e200]).high > 2e200
+
+
 def test_missing_values_are_left_out_of_n():
     assert mean_interval([0.1, None, 0.3, math.nan]).n == 2
 

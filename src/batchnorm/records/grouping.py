@@ -13,6 +13,7 @@ __all__ = [
     "by_rate",
     "by_seed",
     "diverged",
+    "entries",
     "finite",
     "first_epoch_reaching",
     "last_epoch",
@@ -30,11 +31,17 @@ def finite(value: Any) -> float | None:
     return float(value)
 
 
+def entries(value: Any) -> list[Any]:
+    """Return a list as it is, and anything else as an empty one."""
+    return value if isinstance(value, list) else []
+
+
 def by_arm(runs: Iterable[Run]) -> dict[ArmKey, list[Run]]:
     """Group runs by (arm, placement) in the order of display; inside, by rate and seed."""
     groups: dict[ArmKey, list[Run]] = {}
     for run in runs:
-        key = (str(run.header.get("arm")), run.header.get("placement"))
+        place = run.header.get("placement")
+        key = (str(run.header.get("arm")), None if place is None else str(place))
         groups.setdefault(key, []).append(run)
     return {key: sorted(groups[key], key=_rate_and_seed) for key in arm_order(groups)}
 
@@ -76,23 +83,29 @@ def first_epoch_reaching(run: Run, target: float) -> Line | None:
 
 def planned_runs(records: Records) -> int:
     """Return how many runs the settings ask for, rates that were added at the edge of a grid included."""
-    settings = records.config.get("settings", {})
+    settings = _settings(records)
     groups = by_arm(records.runs.values())
     keys = set(groups)
-    for arm in settings.get("norms") or []:
+    for arm in entries(settings.get("norms")):
         if any(key[0] == arm for key in groups if key[1] in (None, "own")):
             continue
-        places = [None] if arm == "none" else settings.get("placements") or [None]
-        keys.update((str(arm), place) for place in places)
+        places = [] if arm == "none" else entries(settings.get("placements"))
+        keys.update((str(arm), str(place)) for place in places)
+        keys |= set() if places else {(str(arm), None)}
     planned = sum(planned_of(records, groups.get(key, [])) for key in keys)
     return max(planned, len(records.runs))
 
 
 def planned_of(records: Records, runs: Iterable[Run]) -> int:
     """Return how many runs the settings ask for in the arm that `runs` are of."""
-    settings = records.config.get("settings", {})
-    asked = {rate for value in settings.get("lrs") or [] if (rate := finite(value)) is not None}
+    settings = _settings(records)
+    asked = {rate for value in entries(settings.get("lrs")) if (rate := finite(value)) is not None}
     return len(asked | set(by_rate(runs))) * int(finite(settings.get("seeds")) or 0)
+
+
+def _settings(records: Records) -> dict[str, Any]:
+    settings = records.config.get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _rate_and_seed(run: Run) -> tuple[float, int]:

@@ -52,9 +52,12 @@ def mean_interval(values: Iterable[float | None]) -> Interval | None:
     if min(numbers) == max(numbers):
         end = numbers[0] if n > 1 else None
         return Interval(numbers[0], end, end, n)
-    mean = math.fsum(numbers) / n
-    deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / (n - 1))
+    mean = math.fsum(number / n for number in numbers)
+    deviation = math.hypot(*(number - mean for number in numbers)) / math.sqrt(n - 1)
     half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * deviation / math.sqrt(n)
+    # The losses of a run that is about to diverge can be finite while their spread is not.
+    if not (math.isfinite(mean - half) and math.isfinite(mean + half)):
+        return Interval(mean, None, None, n)
     return Interval(mean, mean - half, mean + half, n)
 
 

@@ -205,7 +205,7 @@ def _warnings(view: View) -> list[str]:
     if not summary.complete:
         found.append(
             f"Incomplete: {summary.finished} of {summary.planned} planned runs have finished. "
-            "The same command with the same --out does the rest; what stands here may change."
+            "The same command does the rest; what stands here may change."
         )
     for arm in view.arms:
         best, edge = arm.summary.best, arm.summary.at_edge

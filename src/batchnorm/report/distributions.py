@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from batchnorm.records.grouping import finite
+from batchnorm.records.grouping import entries, finite
 from batchnorm.records.intervals import mean_interval, paired_difference
 from batchnorm.records.wording import number, plain_interval, seeds
 from batchnorm.report.drawing import curve, end_labels, figure, label_room
@@ -35,7 +35,7 @@ def sites(view: View) -> list[str]:
     known: dict[str, None] = {}
     for arm in view.arms:
         recorded = {site for site, _ in arm.activations}
-        ordered = [str(site) for run in arm.finished.values() for site in run.header.get("sites") or []]
+        ordered = [str(site) for run in arm.finished.values() for site in entries(run.header.get("sites"))]
         known |= dict.fromkeys(site for site in [*ordered, *sorted(recorded)] if site in recorded)
     return thin(list(known), view.detail.sites)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchnorm.records import Run
-from batchnorm.records.grouping import finite
+from batchnorm.records.grouping import entries, finite
 from batchnorm.records.wording import number, percent
 from batchnorm.report.view import Arm, View
 
@@ -122,7 +122,7 @@ def _choose(arm: Arm, seed: int | None) -> tuple[int, Run] | None:
 
 def _by_index(run: Run) -> dict[int, tuple[Any, Any]]:
     line = run.prediction or {}
-    lists = [line.get(name) or [] for name in ("index", "predicted", "confidence")]
+    lists = [entries(line.get(name)) for name in ("index", "predicted", "confidence")]
     table = {}
     for index, predicted, confidence in zip(*lists, strict=False):
         place = finite(index)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from batchnorm.records.grouping import finite
 from batchnorm.records.wording import count
 from batchnorm.report.figure import Table
 from batchnorm.report.view import View
@@ -18,7 +19,7 @@ def command(view: View) -> str:
 def facts_table(view: View) -> Table:
     """Return when, where and on what the runs were made."""
     config, data = view.records.config, view.records.data or {}
-    seeds = sorted({int(run.header.get("seed") or 0) for run in view.records.runs.values()})
+    seeds = sorted({int(finite(run.header.get("seed")) or 0) for run in view.records.runs.values()})
     rows = [
         ["started", _text(config.get("started"))],
         ["device", _text(config.get("device"))],

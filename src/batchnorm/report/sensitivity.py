@@ -126,7 +126,11 @@ def _crosses(arm: Arm, height: float) -> go.Scatter:
 
 
 def _near(arm: Arm) -> list[float]:
-    known = [(r.lr, r.val_accuracy.mean) for r in arm.summary.rates if r.val_accuracy and not r.diverged]
+    known = [
+        (r.lr, r.val_accuracy.mean)
+        for r in arm.summary.rates
+        if r.val_accuracy and not r.diverged and r.lr > 0
+    ]
     best = arm.summary.best
     if best is None or best.val_accuracy is None:
         return []

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from batchnorm.records import Records, Run
-from batchnorm.records.grouping import by_arm, by_rate, by_seed, diverged, finite
+from batchnorm.records.grouping import by_arm, by_rate, by_seed, diverged, entries, finite
 from batchnorm.records.identity import Identity, identity
 from batchnorm.records.store import Line
 from batchnorm.records.summary import ArmSummary, Summary, summarize
@@ -94,7 +94,8 @@ class View:
     @property
     def settings(self) -> dict[str, Any]:
         """What decided the numbers, as the config line has it."""
-        return dict(self.records.config.get("settings") or {})
+        settings = self.records.config.get("settings")
+        return settings if isinstance(settings, dict) else {}
 
     @property
     def baseline(self) -> Arm | None:
@@ -135,7 +136,7 @@ class View:
     @property
     def class_names(self) -> list[str]:
         """Names of the classes as text; empty where the records do not say."""
-        return [str(name) for name in (self.records.data or {}).get("class_names") or []]
+        return [str(name) for name in entries((self.records.data or {}).get("class_names"))]
 
     @property
     def chance(self) -> float | None:
