@@ -226,6 +226,32 @@ def test_curves_switch_between_epochs_steps_and_seconds(opened):
     assert drawn == "training time (s)"
 
 
+def visible_of(browser, plot, uid):
+    found = "return document.getElementById(arguments[0])._fullData.find(t => t.uid === arguments[1]).visible"
+    return browser.execute_script(found, plot, uid)
+
+
+def test_what_the_legend_hides_stays_hidden_and_zoom_does_not_follow_to_another_axis(opened):
+    from selenium.webdriver import ActionChains
+
+    opened.execute_script("document.getElementById('figure-loss').scrollIntoView()")
+    item = opened.find_elements("css selector", "#plot-loss .legendtoggle")[1]
+    ActionChains(opened).move_to_element(item).click().perform()
+    wait_for(
+        opened,
+        "return document.getElementById('plot-loss')._fullData.find(t => t.uid === 'line-batch').visible !== true",
+    )
+    zoomed = "Plotly.relayout('plot-loss', {'xaxis.range[0]': 2, 'xaxis.range[1]': 3})"
+    opened.execute_script(zoomed)
+    click(opened, '#curves input[value="step"]')
+    assert visible_of(opened, "plot-loss", "line-batch") == "legendonly"
+    assert visible_of(opened, "plot-loss", "band-batch") == "legendonly"
+    assert visible_of(opened, "plot-loss", "line-none") is True
+    assert (
+        opened.execute_script("return document.getElementById('plot-loss')._fullLayout.xaxis.range[1]") > 100
+    )
+
+
 def test_the_axis_can_be_chosen_with_the_keyboard(opened):
     from selenium.webdriver.common.keys import Keys
 

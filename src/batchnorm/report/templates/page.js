@@ -16,7 +16,8 @@
 
   const theme = () => THEMES[dark.matches && !printing ? "dark" : "light"];
 
-  function dressed(layout) {
+  // Zoom belongs to one choice of the controls; what the legend hides stays hidden through all of them.
+  function dressed(layout, choice) {
     const colours = theme();
     const result = {
       ...layout,
@@ -28,7 +29,7 @@
       if (/^[xy]axis/.test(name)) {
         result[name] = {
           ...layout[name], gridcolor: colours.grid, linecolor: colours.line,
-          tickcolor: colours.line, zerolinecolor: colours.line,
+          tickcolor: colours.line, zerolinecolor: colours.line, uirevision: choice,
         };
       }
     }
@@ -40,9 +41,10 @@
   }
 
   function draw(figure) {
-    const plot = figure.plots[keyOf(figure)];
+    const choice = keyOf(figure);
+    const plot = figure.plots[choice];
     if (!plot) return;
-    const layout = dressed(plot.layout);
+    const layout = dressed(plot.layout, choice);
     if (printing) layout.width = Math.min(figure.element.clientWidth, 680);
     Plotly.react(figure.element, plot.data.map((trace) => ({ ...trace })), layout, config);
   }
