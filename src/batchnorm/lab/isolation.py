@@ -11,6 +11,9 @@ import torch
 
 __all__ = ["deterministic", "one_thread", "own_random_state", "quiet"]
 
+# Fabric speaks through whichever of the two was loaded last.
+_TALKATIVE = ("lightning.fabric", "lightning.pytorch")
+
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
@@ -51,12 +54,14 @@ def deterministic(device: str) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hold back the libraries' warnings and remarks, which would tear the progress display."""
-    logger = logging.getLogger("lightning.fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
