@@ -81,9 +81,7 @@ def undisturbed(folder):
     return results(compare(prepare(config, folder / "undisturbed"), jobs=1))
 
 
-@pytest.mark.parametrize(
-    ("jobs", "moments"), [(1, [2]), pytest.param(2, [0, 1, 4], marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("jobs", "moments"), [(1, [2]), pytest.param(2, [0, 1, 4], marks=pytest.mark.slow)])
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_results(folder, jobs, moments):
     for runs in moments:
         process = start(folder, jobs)

@@ -59,6 +59,7 @@ def display(tmp_path):
     table = LiveTable(console(terminal=True))
     news = ProgressFile(tmp_path)
     with table:
+        assert shown(table) == "Loading the data and trying the networks\n"
         table.begin(tmp_path, 4, 0, 10, news)
         table.live.stop()  # what rich draws four times a second is drawn by hand here
         yield table, news.writer
@@ -108,7 +109,7 @@ def test_the_clock_counts_in_whole_units(display, seconds, text):
 def test_a_narrow_terminal_keeps_every_line_within_it(tmp_path):
     table = LiveTable(console(terminal=True, width=30))
     news = ProgressFile(tmp_path)
-    table.epochs, table.news, table.total = 10, news, 4
+    table.folder, table.epochs, table.news, table.total = tmp_path, 10, news, 4
     news.writer(epoch(BATCH, 3))
     assert max(len(line) for line in shown(table).splitlines()) <= 30
 

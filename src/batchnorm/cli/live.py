@@ -97,17 +97,20 @@ class LiveTable(Silent):
             console=console, get_renderable=self.render, refresh_per_second=4, transient=True, screen=False
         )
 
+    def __enter__(self) -> Self:
+        self.live.__enter__()
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.__exit__(kind, error, trace)
 
     def begin(self, folder: Path, total: int, done: int, epochs: int, news: Any) -> None:
-        """Open the table."""
+        """Say what is going to be done, above the table."""
         super().begin(folder, total, done, epochs, news)
         self.epochs, self.news = epochs, news
         self.console.print(_opening(folder, total, done), markup=False, soft_wrap=True)
-        self.live.__enter__()
 
     def finished(self, lines: list[Line]) -> None:
         """Take the run's line out of the table."""
@@ -157,6 +160,8 @@ class LiveTable(Silent):
         return table
 
     def _status(self) -> str:
+        if self.folder is None:
+            return "Loading the data and trying the networks"
         text = f"{self.done} of {self.total} runs"
         left = self._left()
         if self.began is None:

@@ -93,9 +93,10 @@ def compare(
         ModelError: a network failed in training. Finished runs are kept.
 
     Example:
-        >>> config = CompareConfig.of(lrs="0.1", epochs=1, seeds=1)  # doctest: +SKIP
-        >>> compare(prepare(config))  # doctest: +SKIP
-        PosixPath('batchnorm-runs/digits-lenet-3a94ffc2')
+        >>> config = CompareConfig.of(model="mlp", norms="none", lrs="0.1", epochs=1, seeds=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     len(read(compare(prepare(config, folder), jobs=1)).runs)
+        1
     """
     config = prepared.config
     count = default_jobs(config.device) if jobs is None else whole("--jobs", jobs, least=1)
