@@ -42,6 +42,7 @@ def test_an_interval_without_zero_is_not_printed_with_a_zero():
 def test_epochs_drop_a_needless_decimal():
     assert wording.epochs(Interval(3.0, 2.25, 3.75, 5)) == "3 [2.2, 3.8]"
     assert wording.epochs(Interval(-6.0, -6.0, -6.0, 5), sign=True) == "-6 [-6, -6]"
+    assert wording.epochs(Interval(0.0, -0.01, 0.01, 5), sign=True) == "0 [0, 0]"
     assert wording.epochs(Interval(2.5, None, None, 1), sign=True) == "+2.5"
 
 

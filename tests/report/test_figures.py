@@ -131,6 +131,26 @@ def test_each_site_and_side_has_plot_title_and_table(view):
     assert "no difference shown" in inside
 
 
+def test_sites_are_compared_at_one_point_of_the_network(view):
+    arms = [("none", None), ("batch", "before"), ("batch", "after")]
+    made = view(arms=arms, levels={"none": 0.9, "batch": 0.9})
+    assert [arm.label for arm in made.site_arms] == ["none", "batch (before)"]
+    figure = percentile_figure(made, ["pool1"])
+    assert "batch norm before the activation" in figure.findings[1].text.lower()
+    assert "The values of none are taken before the activation" in figure.captions[0].text
+    assert "taken" not in percentile_figure(view(), ["pool1"]).captions[0].text
+
+
+def test_many_arms_start_hidden_where_each_draws_several_lines(view):
+    arms = [("none", None), *((arm, "after") for arm in ("batch", "layer", "group", "instance"))]
+    figure = percentile_figure(view(arms=arms, seeds=1), ["pool1"])
+    state = {
+        trace.uid: trace.visible for trace in figure.plots["0|input"].data if trace.uid.startswith("p50")
+    }
+    assert [name for name, shown in state.items() if shown is True] == ["p50-none", "p50-batch"]
+    assert "Click an arm in the legend" in figure.captions[0].text
+
+
 def test_histograms_are_densities_of_the_first_and_last_epoch(view):
     made = view()
     seed, found = histograms(made.arms[1], "pool1")

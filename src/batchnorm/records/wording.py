@@ -125,7 +125,7 @@ def epochs(interval: Interval | None, *, sign: bool = False) -> str:
         MISSING if value is None else _unsigned_zero(value, 1).removesuffix(".0")
         for value in (interval.mean, interval.low, interval.high)
     ]
-    plus = "+" if sign and not texts[0].startswith("-") else ""
+    plus = "+" if sign and not texts[0].startswith("-") and texts[0] != "0" else ""
     return plus + (texts[0] if interval.low is None else f"{texts[0]} [{texts[1]}, {texts[2]}]")
 
 

@@ -200,7 +200,8 @@ def _tuning(view: View, main: Arm | None, base: Arm | None) -> str:
 
 
 def _warnings(view: View) -> list[str]:
-    found = []
+    found: list[str] = []
+    ends: list[str] = []
     summary = view.summary
     if not summary.complete:
         found.append(
@@ -215,10 +216,13 @@ def _warnings(view: View) -> list[str]:
                 "they are not in its means, which therefore flatter it."
             )
         if edge and arm.summary.complete and not arm.lost:
-            found.append(
-                f"The best rate of {arm.phrase} ({rate(arm.summary.best_lr)}) is the "
-                f"{'lowest' if edge == 'low' else 'highest'} that was run: a better one may lie beyond it."
+            ends.append(
+                f"{arm.phrase} ({rate(arm.summary.best_lr)}, the {'lowest' if edge == 'low' else 'highest'} run)"
             )
+    if ends:
+        found.append(
+            f"The best rate lies at the end of the grid, so that a better one may lie beyond it: {listed(ends)}."
+        )
     base = view.baseline
     test = base.summary.test_accuracy if base else None
     if view.chance and test and test.mean < 1.5 * view.chance and base:

@@ -67,7 +67,7 @@ def percentile_figure(view: View, names: list[str]) -> Figure:
         "percentiles",
         findings,
         plots,
-        [Note(caption + crowd_note(view))],
+        [Note(caption + view.place_note + crowd_note(view))],
         tables,
         controls(names),
         ("site", "side"),
@@ -157,7 +157,7 @@ def _drifts(arm: Arm, site: str, side: str) -> dict[int, float | None]:
 
 def _finding(view: View, site: str, side: str) -> str:
     what = "goes into" if side == "input" else "comes out of"
-    arms = [arm for arm in (view.baseline, view.main) if arm is not None]
+    arms = view.site_arms
     drifts = {arm.label: _drifts(arm, site, side) for arm in arms}
     means = [(arm, mean_interval(drifts[arm.label].values())) for arm in arms]
     known = [(arm, interval) for arm, interval in means if interval is not None]

@@ -58,8 +58,8 @@ def speed_finding(view: View) -> str:
                 f"{top.phrase} reaches the final accuracy of the network without it {by(top)} sooner"
             )
         return (
-            f"{len(sooner)} of {len(arms)} arms reach the final accuracy of the network without normalization "
-            f"sooner, by up to {by(top)}"
+            f"{len(sooner)} of {len(arms)} arms are shown to reach the final accuracy of the network without "
+            f"normalization sooner, by up to {by(top)}"
         )
     if len(arms) == 1 and later:
         return sentence(
@@ -107,7 +107,7 @@ def loss_finding(view: View) -> str:
         return f"No difference shown in the validation loss that {arms[0].phrase} ends with"
     if lower:
         top = best_of(lower, difference, -1)
-        count = f"{len(lower)} of {len(arms)} arms end with a lower validation loss than no normalization"
+        count = f"{len(lower)} of {len(arms)} arms are shown to end with a lower validation loss than no normalization"
         return f"{count}, {top.phrase} with the largest gap"
     return f"None of {len(arms)} arms is shown to end with a lower validation loss than no normalization"
 
@@ -127,7 +127,11 @@ def cost_finding(view: View) -> str:
         top = best_of(slower, difference, +1)
         ratio = _ratio(top, view.baseline)
         share = "" if ratio is None else f", {number(ratio)} times as long"
-        more = f"{len(slower)} of {len(arms)} arms take longer for a step; " if len(arms) > 1 else ""
+        more = (
+            f"{len(slower)} of {len(arms)} arms are shown to take longer for a step; "
+            if len(arms) > 1
+            else ""
+        )
         return sentence(f"{more}a step with {top.phrase} takes {_size(difference(top))} more{share}")
     if faster and len(arms) == 1:
         return sentence(f"a step with {faster[0].phrase} takes {_size(difference(faster[0]))} less")

@@ -54,7 +54,7 @@ def histogram_figure(view: View, names: list[str]) -> Figure:
         found = [(arm, *histograms(arm, site)) for arm in view.arms]
         plots[str(i)] = _plot(view, found)
         findings.append(Note(_finding(view, site), when=f"site={i}"))
-        captions.append(Note(_caption(found) + crowd_note(view), when=f"site={i}"))
+        captions.append(Note(_caption(found) + view.place_note + crowd_note(view), when=f"site={i}"))
         tables.append(_table(found, site, f"site={i}"))
     return Figure("histograms", findings, plots, captions, tables, controls(names), ("site",), 600)
 
@@ -150,7 +150,7 @@ def _outline(arm: Arm, h: Histogram, axis: str, shown: bool | str, *, first: boo
 
 
 def _finding(view: View, site: str) -> str:
-    arm = view.main or view.baseline
+    arm = view.site_arms[-1] if view.site_arms else None
     seed, items = (None, []) if arm is None else histograms(arm, site)
     if arm is None or not items:
         return f"Histograms at {site} were not recorded"

@@ -124,7 +124,29 @@ class View:
     def shown(self, arm: Arm) -> bool | str:
         """Whether a crowded plot draws an arm at once, or only when it is asked for in the legend."""
         crowded = len(self.arms) > CROWDED
-        return "legendonly" if crowded and arm not in (self.baseline, self.main) else True
+        return "legendonly" if crowded and arm not in self.site_arms else True
+
+    @property
+    def site_arms(self) -> tuple[Arm, ...]:
+        """The baseline, and the arm to compare its sites with.
+
+        With several placements the sites of `none` stand at the first of them, so an arm with its layers at
+        another place would be compared with another point of the network.
+        """
+        main, base = self.main, self.baseline
+        first = next((str(place) for place in entries(self.settings.get("placements"))), None)
+        if main is not None and base is not None and main.label != main.summary.arm and first is not None:
+            same = [arm for arm in self.others if arm.summary.arm == main.summary.arm]
+            main = next((arm for arm in same if arm.summary.placement == first), main)
+        return tuple(arm for arm in (base, main) if arm is not None)
+
+    @property
+    def place_note(self) -> str:
+        """Where the sites of `none` stand, if arms differ in that."""
+        places = [str(place) for place in entries(self.settings.get("placements"))]
+        if self.baseline is None or len({arm.summary.placement for arm in self.others}) < 2 or not places:
+            return ""
+        return f" The values of none are taken {places[0]} the activation; compare them with arms that have it there."
 
     @property
     def comparable(self) -> tuple[Arm, ...]:
