@@ -220,8 +220,9 @@ def _warnings(view: View) -> list[str]:
                 f"{arm.phrase} ({rate(arm.summary.best_lr)}, the {'lowest' if edge == 'low' else 'highest'} run)"
             )
     if ends:
+        who = listed(ends) if len(ends) <= 3 else f"{len(ends)} of {len(view.arms)} arms, marked in the table"
         found.append(
-            f"The best rate lies at the end of the grid, so that a better one may lie beyond it: {listed(ends)}."
+            f"The best rate lies at the end of the grid, so that a better one may lie beyond it: {who}."
         )
     base = view.baseline
     test = base.summary.test_accuracy if base else None

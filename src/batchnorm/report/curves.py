@@ -10,7 +10,7 @@ from batchnorm.records import Run
 from batchnorm.records.grouping import finite
 from batchnorm.records.intervals import Interval, mean_interval
 from batchnorm.records.wording import number, percent_interval, plain_interval, rate, seeds
-from batchnorm.report.drawing import band, curve, end_labels, figure, label_room, text
+from batchnorm.report.drawing import band, curve, end_labels, figure, label_room, text, whole_ticks
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
 from batchnorm.report.findings import loss_finding, speed_finding
 from batchnorm.report.view import Arm, View, thin
@@ -108,7 +108,11 @@ def _plot(view: View, points: dict[str, list[Point]], axis: str, field: str, tit
     return figure(
         [*bands, *lines, *labels],
         margin={"r": label_room(ends)},
-        xaxis={"title": {"text": AXES[axis]}, "rangemode": "tozero"},
+        xaxis={
+            "title": {"text": AXES[axis]},
+            "rangemode": "tozero",
+            "dtick": whole_ticks(max((end for _, end, _ in ends), default=0)) if axis == "epoch" else None,
+        },
         yaxis={
             "title": {"text": title},
             "range": [low, high],

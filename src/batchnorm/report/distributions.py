@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from batchnorm.records.grouping import entries, finite
 from batchnorm.records.intervals import mean_interval, paired_difference
 from batchnorm.records.wording import number, plain_interval, seeds
-from batchnorm.report.drawing import curve, end_labels, figure, label_room
+from batchnorm.report.drawing import curve, end_labels, figure, label_room, whole_ticks
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
 from batchnorm.report.findings import sentence
 from batchnorm.report.phrases import listed
@@ -137,11 +137,12 @@ def _plot(view: View, site: str, side: str) -> go.Figure:
             ends.append((arm, points[-1].epoch, points[-1].values["p50"]))
     values = [value for trace in traces for value in trace.y]
     low, high = min(values, default=0.0), max(values, default=1.0)
+    last = max((end for _, end, _ in ends), default=0)
     pad = 0.05 * (high - low or 1.0)
     return figure(
         [*traces, *end_labels(ends, low - pad, high + pad)],
         margin={"r": label_room(ends)},
-        xaxis={"title": {"text": "epochs"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": "epochs"}, "rangemode": "tozero", "dtick": whole_ticks(last)},
         yaxis={"title": {"text": "value"}, "zeroline": True, "range": [low - pad, high + pad]},
     )
 

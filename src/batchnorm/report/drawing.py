@@ -8,7 +8,18 @@ import plotly.graph_objects as go
 
 from batchnorm.report.view import Arm
 
-__all__ = ["BAND_OPACITY", "band", "curve", "end_labels", "faded", "figure", "label_room", "spread", "text"]
+__all__ = [
+    "BAND_OPACITY",
+    "band",
+    "curve",
+    "end_labels",
+    "faded",
+    "figure",
+    "label_room",
+    "spread",
+    "text",
+    "whole_ticks",
+]
 
 BAND_OPACITY = 0.18
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -117,6 +128,11 @@ def label_room(ends: Sequence[tuple[Arm, Any, float]]) -> int:
     """Return how many pixels the names at the ends of lines need on the right."""
     longest = max((len(arm.label) for arm, _, _ in ends), default=0) if len(ends) <= 4 else 0
     return min(24 + 8 * longest, 140)
+
+
+def whole_ticks(last: float) -> int | None:
+    """Return a step of one where plotly would put ticks between whole numbers."""
+    return 1 if last <= 12 else None
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:

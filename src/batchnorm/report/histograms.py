@@ -90,7 +90,7 @@ def _plot(view: View, found: list[tuple[Arm, int | None, list[Histogram]]]) -> g
         for column, epoch in enumerate(ends):
             name = str(2 * row + column + 1) if row + column else ""
             here = [(arm, h) for arm, _, items in found for h in items if h.side == side and h.epoch == epoch]
-            limit = _limit([h for _, h in here])
+            limit = _limit([h for arm, h in here if view.shown(arm) is True])
             axes |= _axes(name, row, column, limit)
             annotations.append(_heading(name, side, epoch, cut=limit is not None))
             traces += [_outline(arm, h, name, view.shown(arm), first=row + column == 0) for arm, h in here]
