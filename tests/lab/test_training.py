@@ -155,6 +155,14 @@ def test_a_run_has_every_line_of_the_format():
     assert final["train_seconds"] == seconds[-1] > 0
 
 
+def test_in_a_long_run_activations_are_measured_after_some_epochs_only():
+    lines = run(tiny.config(epochs=100))
+    epochs = sorted({line["epoch"] for line in of_kind(lines, "activation")})
+    assert epochs == list(range(0, 101, 5))
+    assert {line["epoch"] for line in of_kind(lines, "activation") if "histogram" in line} == {0, 100}
+    assert len(of_kind(lines, "epoch")) == 100
+
+
 def test_training_reaches_what_is_easy():
     lines = run(tiny.config(epochs=30, lrs="0.1"), BATCH)
     epochs = of_kind(lines, "epoch")

@@ -25,6 +25,7 @@ from batchnorm.lab.plan import Task
 __all__ = ["train"]
 
 EVALUATION_BATCH = 512
+MEASURED_EPOCHS = 20
 Line = dict[str, Any]
 Progress = Callable[[Line], None]
 
@@ -184,7 +185,7 @@ class _Run:
         return scores.evaluate(torch.cat(outputs), split.y)
 
     def _activations(self, epoch: int) -> list[Line]:
-        if not self.network.sites:
+        if not self.network.sites or epoch not in _measured(self.config.epochs):
             return []
         module = self.network.module
         probe = self.validation.x[:PROBE_SAMPLES].to(_dtype(module), copy=True)
@@ -222,6 +223,11 @@ def _batches(samples: int, size: int) -> list[tuple[int, int]]:
     """Start and stop of each batch; a last one of a single sample is left out."""
     bounds = [(start, min(start + size, samples)) for start in range(0, samples, size)]
     return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 else bounds
+
+
+def _measured(epochs: int) -> set[int]:
+    """The epochs after which activations are measured: 0, the last, and evenly between, so that files stay small."""
+    return set(np.linspace(0, epochs, min(epochs, MEASURED_EPOCHS) + 1).round().astype(int).tolist())
 
 
 def _optimizer(config: CompareConfig, lr: float, module: nn.Module) -> torch.optim.Optimizer:
