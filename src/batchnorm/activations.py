@@ -95,7 +95,7 @@ class Activation:
         return _FORMULAS[self.name].backward(grad, z, self.parameter)
 
 
-ActivationLike = str | nn.Module | None
+ActivationLike = str | nn.Module | Activation | None
 
 
 def _from_module(module: nn.Module) -> Activation | None:
@@ -118,7 +118,8 @@ def resolve(act: ActivationLike) -> Activation | None:
 
     Args:
         act: None or `nn.Identity()` for no activation, a name from `NAMES` (with the parameter that the
-            torch module has by default), or an instance of the torch module, e.g. `nn.LeakyReLU(0.1)`.
+            torch module has by default), an instance of the torch module, e.g. `nn.LeakyReLU(0.1)`, or an
+            `Activation`.
 
     Returns:
         The activation, or None for the identity.
@@ -133,10 +134,16 @@ def resolve(act: ActivationLike) -> Activation | None:
     """
     if act is None or type(act) is nn.Identity:
         return None
+    if isinstance(act, Activation):
+        return act
     if isinstance(act, str) and act in _FORMULAS:
         return Activation(act, _FORMULAS[act].parameter)
     if isinstance(act, nn.Module):
         found = _from_module(act)
+        if found is not None and (act._forward_hooks or act._forward_pre_hooks or act._backward_hooks):
+            raise ActivationError(
+                f"act: {act!r} has hooks, which would not run; apply it to the layer's output instead"
+            )
         if found is not None:
             return found
     shown = repr(act) if isinstance(act, str | nn.Module) else f"{type(act).__name__} {act!r}"

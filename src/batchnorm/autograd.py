@@ -4,17 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from batchnorm import ops
 from batchnorm.activations import Activation
 from batchnorm.moments import Moments
-from batchnorm.ops import Affine, wide_dtype
+from batchnorm.ops import Affine, in_function_transform, is_plain, wide_dtype
 
-__all__ = ["in_function_transform", "normalize_with_batch", "normalize_with_given"]
-
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+__all__ = ["normalize_with_batch", "normalize_with_given"]
 
 
 def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
@@ -29,10 +25,12 @@ def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int
     Returns:
         The output in x's dtype, and the batch's moments, which carry no gradient.
     """
-    if not _is_plain(x, affine):
+    if not is_plain(x, affine.weight, affine.bias, affine.residual):
         batch = ops.moments(x, affine.mask, channel_dim)
         output = ops.normalize(x, batch.mean, _invstd(batch.var, x, eps), affine, channel_dim)
-        return output, Moments(_detach(batch.count), batch.mean.detach(), batch.var.detach())
+        return _in_layout_of(x, output), Moments(
+            _detach(batch.count), batch.mean.detach(), batch.var.detach()
+        )
     with torch.no_grad():
         batch = ops.moments(x, affine.mask, channel_dim)
         invstd = _invstd(batch.var, x, eps)
@@ -56,15 +54,16 @@ def normalize_with_given(
     Returns:
         The output in x's dtype.
     """
-    mean, invstd = mean.detach(), _invstd(var.detach(), x, eps)
-    if not _is_plain(x, affine):
-        return ops.normalize(x, mean, invstd, affine, channel_dim)
+    # A copy: training may move the running mean between this forward and its backward.
+    mean, invstd = mean.detach().clone(), _invstd(var.detach(), x, eps)
+    if not is_plain(x, affine.weight, affine.bias, affine.residual):
+        return _in_layout_of(x, ops.normalize(x, mean, invstd, affine, channel_dim))
     output: Tensor = _Normalize.apply(x, *affine, mean, invstd, None, eps, channel_dim)
     return output
 
 
 class _Normalize(torch.autograd.Function):
-    """Saves x, the (C,)-sized numbers, and the residual only where the activation's backward needs it."""
+    """Saves x and the (C,)-sized numbers; bias and residual only where the activation's backward needs them."""
 
     @staticmethod
     def forward(
@@ -81,14 +80,16 @@ class _Normalize(torch.autograd.Function):
         eps: float,
         channel_dim: int,
     ) -> Tensor:
-        kept_residual = None if act is None else residual
+        kept_bias, kept_residual = (None, None) if act is None else (bias, residual)
         kept_count = count if isinstance(count, Tensor) else None
-        ctx.save_for_backward(x, weight, bias, kept_residual, mask, mean, invstd, kept_count)
+        ctx.save_for_backward(x, weight, kept_bias, kept_residual, mask, mean, invstd, kept_count)
         ctx.from_batch = count is not None
         ctx.count = None if isinstance(count, Tensor) else count
         ctx.act, ctx.eps, ctx.channel_dim = act, eps, channel_dim
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.residual_dtype = None if residual is None else residual.dtype
-        return ops.normalize(x, mean, invstd, Affine(weight, bias, residual, act, mask), channel_dim)
+        output = ops.normalize(x, mean, invstd, Affine(weight, bias, residual, act, mask), channel_dim)
+        return _in_layout_of(x, output)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -103,7 +104,7 @@ class _Normalize(torch.autograd.Function):
         if need_weight or need_bias or (need_x and ctx.from_batch):
             sum_dy, sum_dy_xmu = ops.grad_moments(grad_output, x, mean, invstd, affine, ctx.channel_dim)
             grads[1] = (sum_dy_xmu * invstd).to(weight.dtype) if need_weight else None
-            grads[2] = sum_dy.to(bias.dtype) if need_bias else None
+            grads[2] = sum_dy.to(ctx.bias_dtype) if need_bias else None
             if ctx.from_batch:
                 divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
                 means = (sum_dy / divisor, sum_dy_xmu / divisor)
@@ -127,22 +128,37 @@ def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | Non
     if ctx.from_batch:
         batch = ops.moments(view, mask, ctx.channel_dim)
         mean, invstd = batch.mean, _invstd(batch.var, x, ctx.eps)
-    output = ops.normalize(view, mean, invstd, affine, ctx.channel_dim)
+    grads: list[Tensor | None] = [None] * 4
     wanted = {
         index: tensor
         for index, tensor in enumerate(given)
         if tensor is not None and ctx.needs_input_grad[index]
     }
-    found = torch.autograd.grad(
-        output, list(wanted.values()), grad_output, create_graph=True, allow_unused=True
-    )
-    grads: list[Tensor | None] = [None] * 4
-    for index, grad in zip(wanted, found, strict=True):
-        grads[index] = grad
-    if ctx.needs_input_grad[3] and residual is None:
-        kept = grad_output if mask is None else torch.where(mask, grad_output, 0.0)
-        grads[3] = kept.to(ctx.residual_dtype)
+    if wanted:
+        output = ops.normalize(view, mean, invstd, affine, ctx.channel_dim)
+        found = torch.autograd.grad(
+            output, list(wanted.values()), grad_output, create_graph=True, allow_unused=True
+        )
+        for index, grad in zip(wanted, found, strict=True):
+            grads[index] = grad
+    if ctx.act is None:  # bias and residual were not saved: the output is their sum with the rest
+        dy = grad_output if mask is None else torch.where(mask, grad_output, 0.0)
+        if ctx.needs_input_grad[2]:
+            others = [dim for dim in range(dy.dim()) if dim != ctx.channel_dim]
+            grads[2] = dy.to(wide_dtype(dy)).sum(others).to(ctx.bias_dtype)
+        if ctx.needs_input_grad[3]:
+            grads[3] = dy.to(ctx.residual_dtype)
     return grads
+
+
+def _in_layout_of(x: Tensor, output: Tensor) -> Tensor:
+    """Give the output the memory format that torch gives it: channels_last like x, else contiguous."""
+    if in_function_transform():  # memory formats cannot be asked for there
+        return output
+    for dims, form in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if x.dim() == dims and x.is_contiguous(memory_format=form):
+            return output.contiguous(memory_format=form)
+    return output.contiguous()
 
 
 def _invstd(var: Tensor, x: Tensor, eps: float) -> Tensor:
@@ -151,26 +167,3 @@ def _invstd(var: Tensor, x: Tensor, eps: float) -> Tensor:
 
 def _detach(count: int | Tensor) -> int | Tensor:
     return count.detach() if isinstance(count, Tensor) else count
-
-
-def in_function_transform() -> bool:
-    """Whether a torch.func transform (vmap, grad, jvp, ...) is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _is_plain(x: Tensor, affine: Affine) -> bool:
-    """Whether these are dense tensors in eager mode, for which an autograd.Function is right.
-
-    Everything else (tracers, transforms, forward AD, subclasses, dispatch modes) sees the operators themselves,
-    in plain torch, which each of them understands.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    tensors = (x, affine.weight, affine.bias, affine.residual)
-    return (
-        all(tensor is None or type(tensor) in _PLAIN_TYPES for tensor in tensors)
-        and not in_function_transform()
-        and forward_ad._current_level < 0
-        and _get_current_dispatch_mode() is None
-        and not torch._C._get_tracing_state()
-    )

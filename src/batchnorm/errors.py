@@ -7,6 +7,7 @@ errors keeps working, and `BatchNormError`, so that ours can be told apart.
 __all__ = [
     "ActivationError",
     "ArgumentError",
+    "ArgumentTypeError",
     "BatchNormError",
     "BatchTooSmallError",
     "ConversionError",
@@ -29,6 +30,10 @@ class BatchNormError(Exception):
 
 class ArgumentError(BatchNormError, ValueError):
     """An argument has a value outside what is accepted."""
+
+
+class ArgumentTypeError(BatchNormError, TypeError):
+    """An argument is of a type that cannot be used in its place."""
 
 
 class ActivationError(ArgumentError):

@@ -1,36 +1,21 @@
-"""Batch normalization as functions; every argument is validated here, once."""
+"""Batch normalization as functions."""
 
-from typing import NamedTuple
+import contextlib
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachingTorchDispatchMode
 
 from batchnorm.activations import ActivationLike, resolve
-from batchnorm.autograd import in_function_transform, normalize_with_batch, normalize_with_given
-from batchnorm.errors import (
-    ArgumentError,
-    BatchTooSmallError,
-    DimensionError,
-    DtypeError,
-    ShapeError,
-    TransformError,
-)
+from batchnorm.arguments import RunningStats, validate
+from batchnorm.autograd import normalize_with_batch, normalize_with_given
+from batchnorm.errors import ArgumentTypeError, TransformError
 from batchnorm.moments import Moments
-from batchnorm.ops import Affine, wide_dtype
+from batchnorm.ops import Affine, in_function_transform, wide_dtype
 
-__all__ = ["RunningStats", "batch_norm", "batch_norm_with_stats", "normalize_and_track"]
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_REDUCED = (torch.bfloat16, torch.float16)
-
-
-class RunningStats(NamedTuple):
-    """The buffers of a layer: running mean and variance (C,), and the counter of batches."""
-
-    mean: Tensor | None
-    var: Tensor | None
-    num_batches_tracked: Tensor | None = None
+__all__ = ["batch_norm", "batch_norm_with_stats", "normalize_and_track"]
 
 
 def batch_norm(
@@ -111,6 +96,7 @@ def batch_norm(
             channel_dim=channel_dim,
         )
         return result
+    _refuse_no_momentum(momentum)
     return normalize_and_track(
         input,
         RunningStats(running_mean, running_var),
@@ -161,14 +147,44 @@ def batch_norm_with_stats(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
-    affine = Affine(weight, bias, residual, resolve(act), mask)
+    tensors = (input, running_mean, running_var, weight, bias, residual, mask)
+    if has_torch_function(tensors):
+        result: tuple[Tensor, Tensor, Tensor] = handle_torch_function(
+            batch_norm_with_stats,
+            tensors,
+            input,
+            running_mean,
+            running_var,
+            weight=weight,
+            bias=bias,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            residual=residual,
+            act=act,
+            mask=mask,
+            channel_dim=channel_dim,
+        )
+        return result
+    _refuse_no_momentum(momentum)
     stats = RunningStats(running_mean, running_var)
-    channel_dim, affine = _validate(input, stats, affine, training, eps, channel_dim)
-    if not training:
+    affine = Affine(weight, bias, residual, resolve(act), mask)
+    input, shape = _with_channels(input)
+    channel_dim, affine = validate(input, stats, affine, training=training, eps=eps, channel_dim=channel_dim)
+    if training:
+        output, batch = normalize_with_batch(input, affine, eps, channel_dim)
+        running_mean, running_var = _blend(running_mean, running_var, batch, momentum)
+    else:
         output = normalize_with_given(input, running_mean, running_var, affine, eps, channel_dim)
-        return output, running_mean, running_var
-    output, batch = normalize_with_batch(input, affine, eps, channel_dim)
-    return output, *_blend(running_mean, running_var, batch, momentum)
+    return (output if shape is None else output.reshape(shape)), running_mean, running_var
+
+
+def _refuse_no_momentum(momentum: float | None) -> None:
+    if momentum is None:
+        raise ArgumentTypeError(
+            "batch_norm(): argument 'momentum' (position 7) must be float, not NoneType; the cumulative average needs "
+            "a counter, which the layers have"
+        )
 
 
 def normalize_and_track(
@@ -198,41 +214,65 @@ def normalize_and_track(
     Raises:
         As `batch_norm`.
     """
-    if isinstance(input, Tensor) and input.dim() == 1 and input.numel() == 0:
-        return input.clone()  # torch's functional takes (0,) for "no channels at all"
-    channel_dim, affine = _validate(input, stats, affine, training, eps, channel_dim)
+    input, shape = _with_channels(input)
+    channel_dim, affine = validate(input, stats, affine, training=training, eps=eps, channel_dim=channel_dim)
     if not training:
         assert stats.mean is not None
         assert stats.var is not None
-        return normalize_with_given(input, stats.mean, stats.var, affine, eps, channel_dim)
-    tracked = [buffer for buffer in stats if buffer is not None]
-    if tracked:
-        _refuse_untracked_transform(tracked)
+        output = normalize_with_given(input, stats.mean, stats.var, affine, eps, channel_dim)
+        return output if shape is None else output.reshape(shape)
     output, batch = normalize_with_batch(input, affine, eps, channel_dim)
-    if tracked and not _is_recomputed():
-        with torch.no_grad():
+    if any(buffer is not None for buffer in stats) and not _is_recomputed():
+        with torch.no_grad(), _unseen_by_selective_checkpointing():
             _track(stats, batch, momentum)
-    return output
+    return output if shape is None else output.reshape(shape)
+
+
+def _with_channels(input: Tensor) -> tuple[Tensor, torch.Size | None]:
+    """Give (0,), which torch takes as no values of no channels, its dimensions; return the shape to go back to."""
+    if isinstance(input, Tensor) and input.dim() == 1 and input.numel() == 0:
+        return input.reshape(0, 0), input.shape
+    return input, None
 
 
 def _track(stats: RunningStats, batch: Moments, momentum: float | None) -> None:
-    empty = isinstance(batch.count, int) and batch.count == 0
+    """Compute everything, then write: an error (a transform that did not get the buffers) leaves all as it was."""
+    counter = _ticked(stats.num_batches_tracked, batch, momentum)
     weight: float | Tensor = 0.0 if momentum is None else momentum
-    if stats.num_batches_tracked is not None and not (empty and momentum is None):
-        stats.num_batches_tracked.add_(1)
-        if momentum is None:
-            weight = 1.0 / stats.num_batches_tracked.to(wide_dtype(batch.mean))
-    if stats.mean is not None and stats.var is not None and not empty:
+    if momentum is None and counter is not None:
+        weight = 1.0 / counter.to(wide_dtype(batch.mean)).clamp(min=1)
+    moved = [(stats.num_batches_tracked, counter)]
+    if stats.mean is not None and stats.var is not None:
         mean, var = _blend(stats.mean, stats.var, batch, weight)
-        stats.mean.copy_(mean)
-        stats.var.copy_(var)
+        moved = [(stats.mean, mean), (stats.var, var), *moved]
+    try:
+        for buffer, new in moved:
+            if buffer is not None and new is not None:
+                buffer.copy_(new)
+    except RuntimeError as error:
+        if not in_function_transform():
+            raise
+        raise TransformError(
+            "batch norm in training updates buffers that this torch.func transform did not get; pass them through "
+            "torch.func.functional_call, mapped as the input is, use batchnorm.functional.batch_norm_with_stats, "
+            "or call eval()"
+        ) from error
+
+
+def _ticked(counter: Tensor | None, batch: Moments, momentum: float | None) -> Tensor | None:
+    """The counter after this batch. A batch without statistics would weigh in a cumulative average as 0 and 1 do."""
+    if counter is None:
+        return None
+    if isinstance(batch.count, Tensor):
+        return counter + (batch.count > 1).to(counter.dtype)
+    return counter if batch.count == 0 and momentum is None else counter + 1
 
 
 def _blend(
     running_mean: Tensor, running_var: Tensor, batch: Moments, momentum: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Move the running statistics, leaving a channel alone where the batch's are not finite in the buffers' dtype."""
-    if isinstance(batch.count, int) and batch.count == 0:
+    if not isinstance(batch.count, Tensor) and batch.count == 0:
         return running_mean, running_var
     wide = batch.mean.dtype
     var = batch.unbiased_var()
@@ -251,99 +291,10 @@ def _is_recomputed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _refuse_untracked_transform(buffers: list[Tensor]) -> None:
-    if torch.compiler.is_compiling() or not in_function_transform():
-        return
-    if not all(torch._C._functorch.is_functorch_wrapped_tensor(buffer) for buffer in buffers):
-        raise TransformError(
-            "batch norm in training updates buffers that this torch.func transform did not get; pass them through "
-            "torch.func.functional_call, use batchnorm.functional.batch_norm_with_stats, or call eval()"
-        )
-
-
-def _validate(
-    x: Tensor, stats: RunningStats, affine: Affine, training: bool, eps: float, channel_dim: int
-) -> tuple[int, Affine]:
-    """Check everything; return the channel dimension as a non-negative index and the mask ready to broadcast."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"batch_norm(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}")
-    if x.dim() < 2:
-        raise ShapeError(f"expected an input of 2 or more dimensions, (N, C) at least, got {x.dim()}D input")
-    if not -x.dim() <= channel_dim < x.dim():
-        raise DimensionError(f"channel_dim must be from {-x.dim()} to {x.dim() - 1}, got {channel_dim}")
-    if x.dtype not in _DTYPES:
-        raise DtypeError(f"\"batch_norm\" not implemented for '{x.dtype}'; use {_names(_DTYPES)}")
-    channel_dim %= x.dim()
-    _check_eps(eps, training)
-    _check_running(stats, training)
-    _check_channels(x.size(channel_dim), stats, affine)
-    _check_affine_dtypes(x, affine)
-    if affine.residual is not None and affine.residual.shape != x.shape:
-        raise ShapeError(
-            f"residual should have the input's shape {tuple(x.shape)}, got {tuple(affine.residual.shape)}"
-        )
-    if affine.mask is not None:
-        return channel_dim, affine._replace(mask=_broadcast_mask(affine.mask, x, channel_dim))
-    if training and x.numel() == x.size(channel_dim) != 0:
-        raise BatchTooSmallError(
-            f"Expected more than 1 value per channel when training, got input size {x.size()}. "
-            "Use eval(), a larger batch, or drop_last=True in the DataLoader."
-        )
-    return channel_dim, affine
-
-
-def _names(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-
-
-def _check_eps(eps: float, training: bool) -> None:
-    if training and eps <= 0.0:
-        raise ArgumentError(f"batch_norm eps must be positive during training, but got {eps}")
-    if eps < 0.0:
-        raise ArgumentError(f"batch_norm eps must be non-negative, but got {eps}")
-
-
-def _check_running(stats: RunningStats, training: bool) -> None:
-    if training:
-        if (stats.mean is None) != (stats.var is None):
-            raise ArgumentError("running_mean and running_var must either both be None or neither be None")
-        return
-    for name, buffer in (("running_mean", stats.mean), ("running_var", stats.var)):
-        if buffer is None:
-            raise ShapeError(f"{name} must be defined in evaluation mode")
-
-
-def _check_channels(channels: int, stats: RunningStats, affine: Affine) -> None:
-    named = {
-        "running_mean": stats.mean,
-        "running_var": stats.var,
-        "weight": affine.weight,
-        "bias": affine.bias,
-    }
-    for name, tensor in named.items():
-        if tensor is not None and tensor.numel() != channels:
-            raise ShapeError(f"{name} should contain {channels} elements not {tensor.numel()}")
-
-
-def _check_affine_dtypes(x: Tensor, affine: Affine) -> None:
-    accepted = (x.dtype, torch.float32) if x.dtype in _REDUCED else (x.dtype,)
-    for name, tensor in (("weight", affine.weight), ("bias", affine.bias)):
-        if tensor is not None and tensor.dtype not in accepted:
-            raise DtypeError(
-                f"mixed dtype: expect parameter to have scalar type of {_names(accepted)} for {_names((x.dtype,))} "
-                f"input, got {name} in {_names((tensor.dtype,))}; cast the module or the input"
-            )
-
-
-def _broadcast_mask(mask: Tensor, x: Tensor, channel_dim: int) -> Tensor:
-    if mask.dtype != torch.bool:
-        raise ArgumentError(f"mask must be bool with True = valid, got {mask.dtype}")
-    positions = (*x.shape[:channel_dim], *x.shape[channel_dim + 1 :])
-    try:
-        expanded = mask.expand(positions)
-    except RuntimeError:
-        raise ArgumentError(
-            f"mask must broadcast to the input's shape without its channel dimension, {positions}, "
-            f"got {tuple(mask.shape)}"
-        ) from None
-    return expanded.unsqueeze(channel_dim)
+def _unseen_by_selective_checkpointing() -> contextlib.AbstractContextManager[object]:
+    # It pairs the operators of both passes one by one, and the second pass does not track.
+    if torch.compiler.is_compiling() or not any(
+        isinstance(mode, _CachingTorchDispatchMode) for mode in _get_current_dispatch_mode_stack()
+    ):
+        return contextlib.nullcontext()
+    return _disable_current_modes()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 __all__ = ["Moments"]
@@ -29,6 +30,6 @@ class Moments:
 
     def unbiased_var(self) -> Tensor:
         """Return var * count / (count - 1), what running statistics keep; var itself for one value."""
-        if isinstance(self.count, int):
-            return self.var * (self.count / max(self.count - 1, 1))
-        return self.var * (self.count / (self.count - 1).clamp(min=1))
+        if isinstance(self.count, Tensor):
+            return self.var * (self.count / (self.count - 1).clamp(min=1))
+        return self.var * (self.count / torch.sym_max(self.count - 1, 1))

@@ -149,4 +149,3 @@ def _watch(driver: int) -> None:
     while os.getppid() == driver:
         time.sleep(0.5)
     os._exit(1)
-

@@ -2,9 +2,6 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from batchnorm.errors import DimensionError
 from batchnorm.nn.tracked import TrackedNorm
 
 __all__ = ["ChannelsLastBatchNorm"]
@@ -37,7 +34,6 @@ class ChannelsLastBatchNorm(TrackedNorm):
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
 
-    _ranks: ClassVar[tuple[int, ...]] = ()
     _channel_dim: ClassVar[int] = -1
     _takes_rows: ClassVar[bool] = True
 
@@ -56,7 +52,3 @@ class ChannelsLastBatchNorm(TrackedNorm):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype, bias=bias
         )
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise DimensionError(f"expected at least 2D input (got {input.dim()}D input)")

@@ -12,15 +12,25 @@ from batchnorm.nn.tracked import TrackedNorm
 __all__ = ["LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d"]
 
 
-class _Lazy(TrackedNorm):
+class _FirstInput:
+    """Mixed in before TrackedNorm: takes every argument of the first call, and keeps the statistics wide."""
+
+    num_features: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._widen_buffers()  # type: ignore[attr-defined]
+
     def initialize_parameters(self, input: Tensor | PackedSequence, *_: Any, **__: Any) -> None:
         """Create parameters and buffers for the channels of `input`; the call's other arguments do not matter."""
         data = input.data if isinstance(input, PackedSequence) else input
-        self._check_input_dim(data)
+        self._check_input_dim(data)  # type: ignore[attr-defined]
         super().initialize_parameters(data)  # type: ignore[misc]
+        if self.num_features == 0:  # a state_dict came before the first input
+            self.num_features = data.size(1)
 
 
-class LazyBatchNorm1d(_Lazy, torch.nn.LazyBatchNorm1d):
+class LazyBatchNorm1d(_FirstInput, TrackedNorm, torch.nn.LazyBatchNorm1d):
     """`BatchNorm1d` that takes num_features from the first input's second dimension, and is one from then on.
 
     Args:
@@ -44,7 +54,7 @@ class LazyBatchNorm1d(_Lazy, torch.nn.LazyBatchNorm1d):
     _takes_rows: ClassVar[bool] = True
 
 
-class LazyBatchNorm2d(_Lazy, torch.nn.LazyBatchNorm2d):
+class LazyBatchNorm2d(_FirstInput, TrackedNorm, torch.nn.LazyBatchNorm2d):
     """`BatchNorm2d` that takes num_features from the first input's second dimension, and is one from then on.
 
     Args:
@@ -67,7 +77,7 @@ class LazyBatchNorm2d(_Lazy, torch.nn.LazyBatchNorm2d):
     _ranks: ClassVar[tuple[int, ...]] = (4,)
 
 
-class LazyBatchNorm3d(_Lazy, torch.nn.LazyBatchNorm3d):
+class LazyBatchNorm3d(_FirstInput, TrackedNorm, torch.nn.LazyBatchNorm3d):
     """`BatchNorm3d` that takes num_features from the first input's second dimension, and is one from then on.
 
     Args:

@@ -1,17 +1,20 @@
 """What all our layers share: the call, buffers that stay wide, and being one node to torch.fx."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.fx import Proxy
+from torch.nn import Module
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.activations import ActivationLike, resolve
+from batchnorm.arguments import RunningStats, mask_of_lengths
 from batchnorm.errors import ArgumentError, DimensionError, TransformError
-from batchnorm.functional import RunningStats, normalize_and_track
+from batchnorm.functional import normalize_and_track
 from batchnorm.ops import Affine
 
 __all__ = ["TrackedNorm"]
@@ -22,7 +25,7 @@ _RUNNING = ("running_mean", "running_var")
 class TrackedNorm(_NormBase):
     """Mixed in before a torch norm class: replaces its forward and keeps its running statistics wide."""
 
-    _ranks: ClassVar[tuple[int, ...]]
+    _ranks: ClassVar[tuple[int, ...]] = ()  # empty: any from 2
     _channel_dim: ClassVar[int] = 1
     # (N, C) rows, such as the data of a PackedSequence, are an input; only there do `lengths` have a meaning.
     _takes_rows: ClassVar[bool] = False
@@ -34,7 +37,7 @@ class TrackedNorm(_NormBase):
         *,
         act: ActivationLike = None,
         mask: Tensor | None = None,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> Any:
         """Return act(BN(input) + residual).
 
@@ -43,7 +46,7 @@ class TrackedNorm(_NormBase):
             residual: like input; added before the activation.
             act: name or torch module of an activation; see `batchnorm.functional.batch_norm`.
             mask: bool, True = valid, input's shape without the channel dimension.
-            lengths: (N,) integers, the valid steps of each sequence; for sequences only, in place of mask.
+            lengths: N integers, the valid steps of each sequence; for sequences only, in place of mask.
 
         Returns:
             The same kind, shape and dtype as input.
@@ -53,15 +56,18 @@ class TrackedNorm(_NormBase):
             ArgumentError: (ValueError) mask or lengths do not fit.
             As `batchnorm.functional.batch_norm` otherwise.
         """
-        if any(isinstance(value, Proxy) for value in (input, residual, mask, lengths)):
-            return self._record(input, residual, {"act": act, "mask": mask, "lengths": lengths})
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, residual, act, mask, lengths)
         if isinstance(residual, PackedSequence):
             raise ArgumentError(
                 "residual is a PackedSequence but the input is a Tensor; pack both or neither"
             )
-        self._check_input_dim(input)
+        if isinstance(input, Proxy):  # only a root's forward is called with one; see __call__
+            raise TransformError(
+                f"torch.fx cannot trace a {type(self).__name__} alone; put it into an nn.Sequential"
+            )
+        if isinstance(input, Tensor):
+            self._check_input_dim(input)
         if lengths is not None:
             mask = self._mask_of(input, mask, lengths)
         return self._normalize(input, Affine(self.weight, self.bias, residual, resolve(act), mask))
@@ -88,7 +94,7 @@ class TrackedNorm(_NormBase):
         residual: Tensor | PackedSequence | None,
         act: ActivationLike,
         mask: Tensor | None,
-        lengths: Tensor | None,
+        lengths: Tensor | Sequence[int] | None,
     ) -> PackedSequence:
         if not self._takes_rows:
             raise DimensionError(f"{type(self).__name__} takes no PackedSequence; use BatchNorm1d")
@@ -102,36 +108,30 @@ class TrackedNorm(_NormBase):
         data = self._normalize(input.data, Affine(self.weight, self.bias, kept, resolve(act)))
         return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
 
-    def _mask_of(self, input: Tensor, mask: Tensor | None, lengths: Tensor) -> Tensor:
+    def _mask_of(self, input: Tensor, mask: Tensor | None, lengths: Tensor | Sequence[int]) -> Tensor:
         if mask is not None:
             raise ArgumentError("give mask or lengths, not both")
-        if not self._takes_rows or input.dim() != 3:
+        if not self._takes_rows:
             raise ArgumentError(
-                f"lengths belong to a batch of sequences, got input size {tuple(input.shape)}"
+                f"lengths belong to a batch of sequences, which {type(self).__name__} does not take; give a mask"
             )
-        if lengths.shape != input.shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ArgumentError(
-                f"lengths must be ({input.size(0)},) integers, got {tuple(lengths.shape)} {lengths.dtype}"
-            )
-        steps = input.size(2 if self._channel_dim == 1 else 1)
-        return torch.arange(steps, device=input.device) < lengths.to(input.device).unsqueeze(1)
+        return mask_of_lengths(input, lengths, self._channel_dim)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in self._ranks:
-            expected = " or ".join(f"{rank}D" for rank in self._ranks)
-            raise DimensionError(f"expected {expected} input (got {input.dim()}D input)")
+        if input.dim() in self._ranks or (not self._ranks and input.dim() >= 2):
+            return
+        expected = " or ".join(f"{rank}D" for rank in self._ranks) or "at least 2D"
+        raise DimensionError(f"expected {expected} input (got {input.dim()}D input)")
 
-    def _record(self, input: Any, residual: Any, options: dict[str, Any]) -> Proxy:
-        """Be a leaf to torch.fx, as torch's own layers are: one call_module node, state and mode kept."""
-        proxy = next(value for value in (input, residual, *options.values()) if isinstance(value, Proxy))
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer; to torch.fx it is a leaf, as torch's own layers are: one node, hooks, state and mode kept."""
+        proxy = next((value for value in (*args, *kwargs.values()) if isinstance(value, Proxy)), None)
+        if proxy is None:
+            return super().__call__(*args, **kwargs)
+        if isinstance(kwargs.get("act"), Module):
+            kwargs["act"] = resolve(kwargs["act"])  # a graph holds values, and modules of the model, only
         path = proxy.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        if not path:
-            raise TransformError(
-                f"torch.fx cannot trace a {type(self).__name__} alone; put it into an nn.Sequential"
-            )
-        args = (input,) if residual is None else (input, residual)
-        given = {name: value for name, value in options.items() if value is not None}
-        return proxy.tracer.create_proxy("call_module", path, args, given)
+        return proxy.tracer.create_proxy("call_module", path, args, kwargs)
 
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the counter to 0; keeps both float32 or wider."""
@@ -142,7 +142,7 @@ class TrackedNorm(_NormBase):
         for name in _RUNNING:
             buffer = self._buffers.get(name)
             if buffer is not None and _is_narrow(buffer):
-                self._buffers[name] = buffer.to(torch.float32)
+                self._buffers[name] = _widened(buffer)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # half(), bfloat16() and the like would round the statistics: take the device, not the dtype.
@@ -150,11 +150,9 @@ class TrackedNorm(_NormBase):
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers.get(name)
-            if old is None or new is None or not _is_narrow(new):
-                continue
-            dtype = torch.float32 if _is_narrow(old) else old.dtype
-            source = new if old.is_meta else old
-            self._buffers[name] = source.to(device=new.device, dtype=dtype)
+            if old is not None and new is not None and _is_narrow(new) and not _is_narrow(old):
+                source = new if old.is_meta else old
+                self._buffers[name] = source.to(device=new.device, dtype=old.dtype)
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -164,3 +162,19 @@ class TrackedNorm(_NormBase):
 
 def _is_narrow(buffer: Tensor) -> bool:
     return buffer.is_floating_point() and buffer.dtype.itemsize < 4
+
+
+def _widened(buffer: Tensor) -> Tensor:
+    if is_lazy(buffer):
+        return UninitializedBuffer(device=buffer.device, dtype=torch.float32)  # type: ignore[call-arg]
+    return buffer.to(torch.float32)
+
+
+def _packed_alike(input: PackedSequence, residual: Tensor | PackedSequence) -> Tensor:
+    if not isinstance(residual, PackedSequence):
+        raise ArgumentError("residual is a Tensor but the input is a PackedSequence; pack both or neither")
+    first, second = input.sorted_indices, residual.sorted_indices
+    same_order = first is second or (first is not None and second is not None and torch.equal(first, second))
+    if not same_order or not torch.equal(input.batch_sizes, residual.batch_sizes):
+        raise ArgumentError("residual must be packed as the input is: the same lengths in the same order")
+    return residual.data

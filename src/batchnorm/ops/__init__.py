@@ -10,6 +10,16 @@
 `reference` is the specification in plain torch; it serves every device and dtype.
 """
 
+from batchnorm.ops.eager import in_function_transform, is_plain
 from batchnorm.ops.reference import Affine, grad_input, grad_moments, moments, normalize, wide_dtype
 
-__all__ = ["Affine", "grad_input", "grad_moments", "moments", "normalize", "wide_dtype"]
+__all__ = [
+    "Affine",
+    "grad_input",
+    "grad_moments",
+    "in_function_transform",
+    "is_plain",
+    "moments",
+    "normalize",
+    "wide_dtype",
+]

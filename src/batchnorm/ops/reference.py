@@ -5,15 +5,15 @@ float64 for float64 inputs. *Wide* holds the (C,)-sized numbers and every sum: f
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from batchnorm.activations import Activation
 from batchnorm.moments import Moments
+from batchnorm.ops.eager import is_plain
 
 __all__ = ["Affine", "compute_dtype", "grad_input", "grad_moments", "moments", "normalize", "wide_dtype"]
 
@@ -63,20 +63,21 @@ def _sum(x: Tensor, channel_dim: int) -> Tensor:
     return x.sum(dims) if dims else x
 
 
-def _blocks(*tensors: Tensor | None, channel_dim: int) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors that broadcast together into slices whose wide copies stay in the cache."""
+def _blocks(*tensors: Tensor | None, channel_dim: int) -> Iterator[tuple[Any, ...]]:
+    """Cut tensors that broadcast against the first into slices whose wide copies stay in the cache."""
     x = tensors[0]
     assert x is not None
-    dim = 1 if channel_dim == 0 else 0
-    if torch.compiler.is_compiling() or x.numel() <= _BLOCK:
-        yield tensors  # type: ignore[misc]
+    if not is_plain(x) or x.numel() <= _BLOCK:
+        yield tensors
         return
+    dim = max(_reduced_dims(x, channel_dim), key=x.size)
     size = max(1, _BLOCK * x.size(dim) // x.numel())
-    cut = [
-        itertools.repeat(tensor) if tensor is None or tensor.size(dim) == 1 else tensor.split(size, dim)
-        for tensor in tensors
-    ]
-    yield from zip(*cut, strict=False)
+    for start in range(0, x.size(dim), size):
+        length = min(size, x.size(dim) - start)
+        yield tuple(
+            tensor if tensor is None or tensor.size(dim) != x.size(dim) else tensor.narrow(dim, start, length)
+            for tensor in tensors
+        )
 
 
 def moments(x: Tensor, mask: Tensor | None, channel_dim: int) -> Moments:
@@ -90,8 +91,8 @@ def moments(x: Tensor, mask: Tensor | None, channel_dim: int) -> Moments:
     count: int | Tensor
     divisor: int | Tensor
     if mask is None:
-        count = x.numel() // max(x.size(channel_dim), 1)
-        divisor = max(count, 1)
+        count = x.numel() // torch.sym_max(x.size(channel_dim), 1)
+        divisor = torch.sym_max(count, 1)
     else:
         count = _valid_count(x, mask, channel_dim)
         divisor = count.clamp(min=1)
