@@ -1,0 +1,32 @@
+"""Tell dense tensors in eager mode from everything that watches, transforms or stands in for them."""
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+__all__ = ["in_function_transform", "is_plain"]
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def in_function_transform() -> bool:
+    """Whether a torch.func transform (vmap, grad, jvp, ...) is running."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether these are dense tensors in eager mode.
+
+    Not so under tracers, torch.func transforms, forward AD and dispatch modes, and for subclasses: those see the
+    operators themselves in plain torch, one after the other, whatever the sizes are.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        all(tensor is None or type(tensor) in _PLAIN_TYPES for tensor in tensors)
+        and not in_function_transform()
+        and forward_ad._current_level < 0
+        and _get_current_dispatch_mode() is None
+        and not torch._C._get_tracing_state()
+    )
