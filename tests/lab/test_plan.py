@@ -32,7 +32,12 @@ def test_seeds_come_one_after_the_other_so_that_an_interrupted_plan_is_balanced(
 
 def test_arms_follow_each_other_at_each_rate():
     tasks = plan(tiny.config(lrs="0.1,1", seeds=1), ("after",))
-    assert [(task.lr, task.arm) for task in tasks] == [(0.1, "none"), (0.1, "batch"), (1, "none"), (1, "batch")]
+    assert [(task.lr, task.arm) for task in tasks] == [
+        (0.1, "none"),
+        (0.1, "batch"),
+        (1, "none"),
+        (1, "batch"),
+    ]
 
 
 def test_names_tell_runs_apart_and_do_not_change():
