@@ -100,11 +100,7 @@ class TrackedNorm(_NormBase):
             raise DimensionError(f"{type(self).__name__} takes no PackedSequence; use BatchNorm1d")
         if mask is not None or lengths is not None:
             raise ArgumentError("a PackedSequence holds valid values only; mask and lengths must be None")
-        if isinstance(residual, Tensor):
-            raise ArgumentError(
-                "residual is a Tensor but the input is a PackedSequence; pack both or neither"
-            )
-        kept = None if residual is None else residual.data
+        kept = None if residual is None else _packed_alike(input, residual)
         data = self._normalize(input.data, Affine(self.weight, self.bias, kept, resolve(act)))
         return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
 
