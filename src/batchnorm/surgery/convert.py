@@ -141,7 +141,9 @@ def _exchangeable(model: nn.Module, to: str) -> dict[str, nn.Module]:
     if len(left) > _SHOWN:
         left[_SHOWN:] = [f"and {len(left) - _SHOWN} more"]
     if left:
-        warnings.warn(f"convert(to={to!r}) left as they are: {'; '.join(left)}", ConversionWarning, stacklevel=4)
+        warnings.warn(
+            f"convert(to={to!r}) left as they are: {'; '.join(left)}", ConversionWarning, stacklevel=4
+        )
     return found
 
 
