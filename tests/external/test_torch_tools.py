@@ -95,3 +95,12 @@ def test_torch_compile_gives_the_eager_result(training) -> None:
     torch.testing.assert_close(eager[1].running_var, compiled[1].running_var)
     torch.testing.assert_close(eager[0].weight.grad, compiled[0].weight.grad)
     assert compiled[1].num_batches_tracked == (2 if training else 0)
+
+
+def test_the_cumulative_average_compiles_as_one_graph() -> None:
+    eager, compiled = bn.BatchNorm2d(3, momentum=None), bn.BatchNorm2d(3, momentum=None)
+    run = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    for _ in range(3):
+        torch.testing.assert_close(run(X), eager(X))
+    assert compiled.num_batches_tracked == 3
+    torch.testing.assert_close(compiled.running_var, eager.running_var)
