@@ -232,11 +232,11 @@ def visible_of(browser, plot, uid):
 
 
 def test_what_the_legend_hides_stays_hidden_and_zoom_does_not_follow_to_another_axis(opened):
-    from selenium.webdriver import ActionChains
-
-    opened.execute_script("document.getElementById('figure-loss').scrollIntoView()")
+    # Sent to the element: a click at its coordinates misses it where a busy machine is still laying out the page.
     item = opened.find_elements("css selector", "#plot-loss .legendtoggle")[1]
-    ActionChains(opened).move_to_element(item).click().perform()
+    press = "for (const name of ['mousedown', 'mouseup'])"
+    press += " arguments[0].dispatchEvent(new MouseEvent(name, {bubbles: true, button: 0}))"
+    opened.execute_script(press, item)
     wait_for(
         opened,
         "return document.getElementById('plot-loss')._fullData.find(t => t.uid === 'line-batch').visible !== true",
