@@ -1,6 +1,9 @@
 """Batch normalization as functions."""
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +20,27 @@ from batchnorm.ops import Affine, in_function_transform, wide_dtype
 
 __all__ = ["batch_norm", "batch_norm_with_stats", "normalize_and_track"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _overridable(function: Callable[P, R]) -> Callable[P, R]:
+    """Let what stands in for tensors (an fx Proxy, a subclass) take the call, by torch's protocol for that."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        stand_ins = [
+            value for value in (*args, *kwargs.values()) if hasattr(type(value), "__torch_function__")
+        ]
+        if has_torch_function(stand_ins):
+            result: R = handle_torch_function(call, stand_ins, *args, **kwargs)
+            return result
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_overridable
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -77,25 +100,6 @@ def batch_norm(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
-    tensors = (input, running_mean, running_var, weight, bias, residual, mask)
-    if has_torch_function(tensors):
-        result: Tensor = handle_torch_function(
-            batch_norm,
-            tensors,
-            input,
-            running_mean,
-            running_var,
-            weight=weight,
-            bias=bias,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            residual=residual,
-            act=act,
-            mask=mask,
-            channel_dim=channel_dim,
-        )
-        return result
     _refuse_no_momentum(momentum)
     return normalize_and_track(
         input,
@@ -108,6 +112,7 @@ def batch_norm(
     )
 
 
+@_overridable
 def batch_norm_with_stats(
     input: Tensor,
     running_mean: Tensor,
@@ -147,25 +152,6 @@ def batch_norm_with_stats(
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
-    tensors = (input, running_mean, running_var, weight, bias, residual, mask)
-    if has_torch_function(tensors):
-        result: tuple[Tensor, Tensor, Tensor] = handle_torch_function(
-            batch_norm_with_stats,
-            tensors,
-            input,
-            running_mean,
-            running_var,
-            weight=weight,
-            bias=bias,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            residual=residual,
-            act=act,
-            mask=mask,
-            channel_dim=channel_dim,
-        )
-        return result
     _refuse_no_momentum(momentum)
     stats = RunningStats(running_mean, running_var)
     affine = Affine(weight, bias, residual, resolve(act), mask)
