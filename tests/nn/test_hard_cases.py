@@ -148,9 +148,11 @@ def test_second_derivatives_through_a_residual_without_activation(masked) -> Non
         return bn.functional.batch_norm(x, None, None, None, bias, True, residual=r, mask=mask)
 
     assert torch.autograd.gradgradcheck(call, (x, r, bias))
-    for wanted in ((r,), (bias,), (x, r, bias)):
+    # The weights reach invalid positions too, where the gradient must stop.
+    weights = randn(4, 3, 2, 2, seed=2).double()
+    for arguments, wanted in (((x, r, bias), (x, r, bias)), ((x.detach(), r, bias.detach()), (r,))):
         plain, again = (
-            torch.autograd.grad(call(x, r, bias).pow(3).sum(), wanted, create_graph=create)
+            torch.autograd.grad(((call(*arguments) + 1).pow(3) * weights).sum(), wanted, create_graph=create)
             for create in (False, True)
         )
         torch.testing.assert_close(again, plain)
