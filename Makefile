@@ -8,7 +8,6 @@ TORCH_INDEX ?=
 SLOW ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-export PYTHONDONTWRITEBYTECODE ?=
 
 .PHONY: help demo test lint clean
 help:
