@@ -149,6 +149,26 @@ def test_winner_only_where_the_interval_supports_it(tmp_path):
     assert not close.arms[1].accuracy_difference.excludes_zero
 
 
+def test_no_winner_among_survivors(tmp_path):
+    plan = Plan(samples=0, seeds=5, lrs=(0.1,), diverge=[("batch", 0.1, 4)])
+    found = summarize(records(tmp_path / "one", plan))
+    assert found.arms[1].accuracy_difference.excludes_zero
+    assert found.winner is None
+    assert [arm.survivors for arm in found.arms] == [False, True]
+    plan.diverge = [("none", 0.1, 4)]
+    assert [arm.survivors for arm in summarize(records(tmp_path / "two", plan)).arms] == [True, True]
+
+
+def test_two_seeds_that_agree_on_an_epoch_give_no_interval():
+    def found(count):
+        runs = [run("none", seed=seed, accuracies=[0.2, 0.8], place=None) for seed in range(count)]
+        runs += [run("batch", seed=seed, accuracies=[0.8, 0.9]) for seed in range(count)]
+        return summarize(gather(*runs)).arms[1].reach.epochs_difference
+
+    assert (found(2).mean, found(2).low, found(2).excludes_zero) == (-1.0, None, False)
+    assert (found(3).low, found(3).high) == (-1.0, -1.0)
+
+
 def test_no_winner_before_every_rate_has_run(tmp_path):
     found = summarize(records(tmp_path, Plan(samples=0, finished=15)))
     assert [arm.complete for arm in found.arms] == [True, False]

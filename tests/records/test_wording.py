@@ -49,6 +49,8 @@ def test_epochs_drop_a_needless_decimal():
 def test_a_difference_of_times_has_one_unit():
     interval = Interval(-0.0012, -0.002, -0.0004, 5)
     assert wording.seconds_difference(interval) == "-1.20 ms [-2.00, -0.400]"
+    wide = Interval(0.0004, -3.0, 3.0, 5)
+    assert wording.seconds_difference(wide) == "+0.000400 s [-3.00, 3.00]"
 
 
 def test_missing_values_never_raise():

@@ -1,5 +1,6 @@
 from batchnorm.report.answer import answer, arms_table
 from batchnorm.report.phrases import listed, phrase, tidy
+from batchnorm.report.view import look
 
 
 def plain(view):
@@ -55,6 +56,60 @@ def test_an_arm_that_never_gets_there(view):
 def test_diverged_runs_are_named_where_they_flatter(view):
     found = answer(view(lrs=(0.1,), diverge=[("batch", 0.1, 1)]))
     assert any("1 of 3 runs with batch norm at its best rate diverged" in text for text in found.warnings)
+
+
+def test_survivors_of_divergence_make_no_headline(view):
+    lost = [("batch", lr, seed) for lr in (0.01, 0.1, 1.0) for seed in (2, 3, 4)]
+    made = view(seeds=5, diverge=lost, levels={"none": 0.9, "batch": 0.99})
+    found = answer(made)
+    lead = found.lead.striptags()
+    assert lead.startswith(
+        "With batch norm, training diverged in 3 of 5 seeds at the best rate; in the 2 that finished the "
+    )
+    assert "no advantage is claimed" in lead
+    assert made.summary.winner is None
+    text = plain(made)
+    assert "points" not in text
+    assert "instead of" not in text
+    rows = arms_table(made).rows
+    assert "(n = 2)" in rows[1][3]
+    assert "(n = 2)" in rows[1][2].text
+    assert "(n" not in rows[0][2].text
+
+
+def test_a_baseline_that_lost_seeds_comes_first_too(view):
+    made = view(seeds=4, lrs=(0.1,), diverge=[("none", 0.1, 0)])
+    lead = answer(made).lead.striptags()
+    assert lead.startswith("Without normalization, training diverged in 1 of 4 seeds")
+    assert "no advantage is claimed" in lead
+
+
+def test_other_arms_that_lost_seeds_are_not_judged(view):
+    arms = [("none", None), ("batch", "after"), ("layer", "after")]
+    text = plain(view(arms=arms, seeds=5, lrs=(0.1,), diverge=[("layer", 0.1, 0)], levels={"none": 0.8}))
+    assert "Test accuracy is not judged for layer norm, where seeds diverged" in text
+
+
+def test_an_average_of_one_epoch_is_singular(view):
+    made = view(seeds=2, lrs=(0.1,), epochs=2)
+    for seed, accuracy in ((0, 0.99), (1, 0.1)):
+        made.arms[1].best[seed].epochs[0]["val_accuracy"] = accuracy
+        made.arms[1].best[seed].epochs[1]["val_accuracy"] = accuracy
+    text = plain(look(made.records))
+    assert "in 1 of 2 seeds (1 epoch on average there)" in text
+
+
+def test_two_seeds_claim_no_difference_in_epochs(view):
+    text = plain(view(seeds=2, lrs=(0.1,), noise=0.0))
+    assert "(2 seeds: too few for an interval)" in text
+    assert "instead of" not in text
+
+
+def test_the_tuning_of_many_arms_is_not_said_of_both(view):
+    arms = [("none", None), ("batch", "after"), ("layer", "after")]
+    text = plain(view(arms=arms))
+    assert "for both" not in text
+    assert "0.1 with batch norm, 0.1 without normalization, the others' in the table" in text
 
 
 def test_all_runs_diverged(view):

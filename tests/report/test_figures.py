@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ from batchnorm.report.drawing import faded, spread, text
 from batchnorm.report.figure import script_json
 from batchnorm.report.histograms import histogram_figure, histograms
 from batchnorm.report.sensitivity import sensitivity_figure
-from batchnorm.report.view import thin
+from batchnorm.report.view import look, thin
 
 
 def traces(figure, key, kind):
@@ -102,6 +103,28 @@ def test_the_sensitivity_title_counts_rates_near_the_best(view):
     assert (
         "Every run diverged"
         in sensitivity_figure(view(diverge=[("none", None, None), ("batch", None, None)])).findings[0].text
+    )
+
+
+def test_a_factor_between_rates_is_not_spanned_over_a_worse_one(view):
+    made = view(lrs=(0.01, 0.1, 1.0), noise=0.0)
+    for run in made.records.runs.values():
+        if run.header["arm"] == "batch":
+            run.epochs[-1]["val_accuracy"] = 0.5 if run.header["lr"] == 0.1 else 0.9
+    title = sensitivity_figure(look(made.records)).findings[0].text
+    assert "2 of 3 rates with batch norm (with worse ones in between)" in title
+    for run in made.records.runs.values():
+        if run.header["arm"] == "batch":
+            run.epochs[-1]["val_accuracy"] = 0.9
+    title = sensitivity_figure(look(made.records)).findings[0].text
+    assert "3 of 3 rates with batch norm (spanning a factor of 100)" in title
+
+
+def test_a_lower_loss_is_stated_with_its_interval(view):
+    title = loss_figure(view(seeds=5)).findings[0].text
+    assert re.fullmatch(
+        r"Batch norm ends with a lower validation loss: [\d.]+ instead of [\d.]+, -[\d.]+ \[-[\d.]+, -[\d.]+\]",
+        title,
     )
 
 

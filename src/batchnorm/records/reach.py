@@ -9,6 +9,8 @@ from batchnorm.records.store import Run
 
 __all__ = ["Reach", "reach"]
 
+FEWEST = 3
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -16,7 +18,8 @@ class Reach:
 
     `compared` seeds ran in both arms with a known target, `reached` of them got there. The means are over the
     seeds that got there. Where some did not, such a mean flatters the arm: it then has no interval,
-    and there are no differences.
+    and there are no differences. A difference in epochs has an interval from three seeds on: epochs are whole
+    numbers, so that two seeds often agree by chance, and their interval then has no width.
     """
 
     compared: int
@@ -61,6 +64,8 @@ def reach(runs: Mapping[int, Run], baseline: Mapping[int, Run]) -> Reach:
     differences: list[Interval | None] = [None, None]
     if whole and runs is not baseline:
         differences = [paired_difference(_part(arrived, i), _part(reference, i)) for i in (0, 1)]
+        if differences[0] is not None and differences[0].n < FEWEST:
+            differences[0] = replace(differences[0], low=None, high=None)
     return Reach(len(ours), len(arrived), means[0], means[1], differences[0], differences[1])
 
 

@@ -38,7 +38,11 @@ class RateSummary:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One (arm, placement), judged at its own best learning rate."""
+    """One (arm, placement), judged at its own best learning rate.
+
+    `survivors` says that its means or those it is compared with leave out seeds that diverged at the best rate:
+    the seeds that are left are no fair sample, so no difference of theirs is evidence.
+    """
 
     key: ArmKey
     label: str
@@ -55,6 +59,7 @@ class ArmSummary:
     step_difference: Interval | None
     parameters: int | None
     planned: int
+    survivors: bool = False
 
     @property
     def complete(self) -> bool:
@@ -97,7 +102,7 @@ class Summary:
     """All arms in the order of display, and how much of what was asked for has been run.
 
     `winner` is the arm with the highest mean test accuracy, if the paired interval of its difference to every
-    other arm excludes zero and no arm lacks runs; else None.
+    other arm excludes zero, no arm lacks runs, and none of these means leaves out a seed that diverged; else None.
     """
 
     arms: tuple[ArmSummary, ...]
@@ -211,6 +216,7 @@ def _summarize_arm(
         step_difference=difference(_seconds_per_step),
         parameters=next((int(value) for value in parameters if value is not None), None),
         planned=planned,
+        survivors=_lost_seeds(best) or (base is not None and _lost_seeds(base)),
     )
 
 
@@ -255,7 +261,7 @@ def _median(values: dict[int, float | None]) -> float | None:
 def _winner(at_best: dict[ArmKey, dict[int, Run]]) -> ArmKey | None:
     means = {key: mean_interval(_test_accuracy(runs).values()) for key, runs in at_best.items()}
     ranked = sorted((key for key in means if means[key]), key=lambda key: -_mean(means[key]))
-    if len(ranked) < 2:
+    if len(ranked) < 2 or any(_lost_seeds(at_best[key]) for key in ranked):
         return None
     first = _test_accuracy(at_best[ranked[0]])
     for key in ranked[1:]:
@@ -263,6 +269,10 @@ def _winner(at_best: dict[ArmKey, dict[int, Run]]) -> ArmKey | None:
         if gap is None or not gap.excludes_zero or gap.mean <= 0:
             return None
     return ranked[0]
+
+
+def _lost_seeds(runs: dict[int, Run]) -> bool:
+    return any(diverged(run) for run in runs.values())
 
 
 def _mean(interval: Interval | None) -> float:

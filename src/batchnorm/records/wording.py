@@ -9,6 +9,7 @@ __all__ = [
     "count",
     "duration",
     "epochs",
+    "few",
     "number",
     "percent",
     "percent_interval",
@@ -60,6 +61,16 @@ def count(value: float | None) -> str:
 def seeds(n: int) -> str:
     """Return `1 seed` or `5 seeds`."""
     return f"{n} seed" if n == 1 else f"{n} seeds"
+
+
+def few(interval: Interval | None, of: int) -> str:
+    """Return ` (n = 2)` where an interval rests on fewer seeds than the `of` that ran, else nothing.
+
+    Example:
+        >>> few(Interval(0.012, 0.004, 0.02, 2), 5), few(Interval(0.012, 0.004, 0.02, 5), 5)
+        (' (n = 2)', '')
+    """
+    return f" (n = {interval.n})" if interval is not None and interval.n < of else ""
 
 
 def percent(value: float | None) -> str:
@@ -144,10 +155,11 @@ def duration(seconds: float | None) -> str:
 
 
 def seconds_difference(interval: Interval | None) -> str:
-    """Return a difference of times with sign and interval, in the unit of its mean."""
+    """Return a difference of times with sign and interval, in the unit that suits the largest of its numbers."""
     if interval is None:
         return MISSING
-    name, size = _unit(interval.mean or interval.high or 1.0)
+    largest = max(abs(value) for value in (interval.mean, interval.low, interval.high) if value is not None)
+    name, size = _unit(largest or 1.0)
     text = signed(interval.mean / size)
     if interval.low is None or interval.high is None:
         return f"{text} {name}"

@@ -9,6 +9,7 @@ from batchnorm.records.wording import (
     count,
     duration,
     epochs,
+    few,
     percent,
     percent_interval,
     points,
@@ -49,6 +50,9 @@ def answer(view: View) -> Answer:
             "Not every learning rate has run with every seed yet. Until then the arms stand at rates that may not be "
             "their best, and a difference between them says nothing about normalization."
         )
+    elif main.summary.survivors and main.finished and base.finished:
+        lead = _survivors(main, base)
+        more += [text for text in (_speed(main, base), _others(view, main)) if text]
     else:
         lead = _accuracy(main, base)
         more += [text for text in (_speed(main, base), _others(view, main)) if text]
@@ -102,6 +106,24 @@ def _accuracy(main: Arm, base: Arm) -> Markup:
     )
 
 
+def _survivors(main: Arm, base: Arm) -> Markup:
+    parts = []
+    for arm in (main, base):
+        test = arm.summary.test_accuracy
+        what = f"{percent_interval(test)} test accuracy" if test else "no recorded test accuracy"
+        if arm.fallen:
+            parts.append(
+                f"{arm.manner}, training diverged in {arm.fallen} of {seeds(len(arm.best))} at the best rate; "
+                f"in the {len(arm.finished)} that finished the network reached {what}."
+            )
+        else:
+            parts.append(f"{arm.manner} the network reached {what} ({seeds(test.n if test else 0)}).")
+    parts.sort(key=lambda part: "diverged" not in part)
+    return Markup("{} Seeds that survive are no fair sample, so no advantage is claimed.").format(
+        " ".join(parts)
+    )
+
+
 def _no_comparison(view: View) -> str:
     waiting = view.baseline is None and "none" in (view.settings.get("norms") or [])
     if waiting or not view.summary.complete:
@@ -127,24 +149,37 @@ def _speed(main: Arm, base: Arm) -> str:
     if not reach.complete:
         if reach.reached == 0:
             return f"It did not get to {goal} in any of {seeds(reach.compared)}."
-        mean = epochs(reach.epochs)
-        return f"It got to {goal} in {reach.reached} of {seeds(reach.compared)} ({mean} epochs on average there)."
+        mean = _counted(epochs(reach.epochs))
+        return f"It got to {goal} in {reach.reached} of {seeds(reach.compared)} ({mean} on average there)."
     gap = reach.epochs_difference
     if gap is None or reach.epochs is None or other.epochs is None:
         return ""
     took = epochs(Interval(reach.epochs.mean, None, None, 1))
     instead = epochs(Interval(other.epochs.mean, None, None, 1))
+    if main.summary.survivors:
+        return (
+            f"In the {seeds(gap.n)} that finished it got to {goal} in {_counted(took)}, the other in {instead}; "
+            "no difference in speed is claimed."
+        )
     if gap.excludes_zero:
         return (
-            f"It got to {goal} in {took} epoch{'' if took == '1' else 's'} instead of {instead}: "
-            f"{epochs(gap, sign=True)} epochs{_time(reach.seconds_difference)}."
+            f"It got to {goal} in {_counted(took)} instead of {instead}: "
+            f"{_counted(epochs(gap, sign=True))}{_time(reach.seconds_difference)}."
         )
-    if gap.n < 2:
-        return f"It got to {goal} in epoch {took}, the network without in epoch {instead} (one seed: no interval)."
+    if gap.low is None:
+        count_of = "one seed" if gap.n == 1 else seeds(gap.n)
+        return (
+            f"It got to {goal} in {_counted(took)}, the network without in {instead} "
+            f"({count_of}: too few for an interval)."
+        )
     return (
-        f"It got to {goal} in {took} epochs, the other in {instead}: {epochs(gap, sign=True)} epochs, "
+        f"It got to {goal} in {_counted(took)}, the other in {instead}: {epochs(gap, sign=True)} epochs, "
         "an interval that includes 0, so no difference in speed is shown."
     )
+
+
+def _counted(text: str) -> str:
+    return f"{text} epoch{'' if text.lstrip('+-') == '1' else 's'}"
 
 
 def _time(gap: Interval | None) -> str:
@@ -165,7 +200,8 @@ def _others(view: View, main: Arm) -> str:
         parts.append(f"above that of the network without for {listed([arm.phrase for arm in above])}")
     if below:
         parts.append(f"below it for {listed([arm.phrase for arm in below])}")
-    rest = len(arms) - len(above) - len(below)
+    biased = [arm for arm in arms if arm.summary.survivors]
+    rest = len(arms) - len(above) - len(below) - len(biased)
     if rest:
         whom = "the other" if rest == len(arms) == 1 else f"{rest} of the {len(arms)} other arms"
         parts.append(
@@ -173,6 +209,9 @@ def _others(view: View, main: Arm) -> str:
             if parts
             else f"not told apart from that of the network without for {whom}"
         )
+    if biased:
+        whom = listed([arm.phrase for arm in biased]) if len(biased) <= 3 else f"{len(biased)} arms"
+        parts.append(f"not judged for {whom}, where seeds diverged")
     hint = (
         f" With {len(arms) + 1} comparisons, one in 20 intervals misses the truth by chance."
         if len(arms) > 1
@@ -194,9 +233,13 @@ def _tuning(view: View, main: Arm | None, base: Arm | None) -> str:
     rates = [rate(arm.summary.best_lr) for arm in arms]
     if len(arms) == 1:
         return f"The learning rate with {arms[0].phrase} was tuned on the validation split: {rates[0]}."
+    if len(view.arms) > 2:
+        return (
+            "Every arm had its learning rate tuned on the validation split: "
+            f"{rates[0]} with {arms[0].phrase}, {rates[1]} without normalization, the others' in the table."
+        )
     which = f"{rates[0]} for both" if rates[0] == rates[1] else f"{rates[0]} with it, {rates[1]} without"
-    who = "Both had their" if len(view.arms) == 2 else "Every arm had its"
-    return f"{who} learning rate tuned on the validation split: {which}."
+    return f"Both had their learning rate tuned on the validation split: {which}."
 
 
 def _warnings(view: View) -> list[str]:
@@ -259,10 +302,13 @@ def arms_table(view: View) -> Table:
         wins = view.summary.winner == mine.key
         reached = "-" if reach is None else f"{reach.reached} of {reach.compared}"
         lost = f"{mine.diverged} of {mine.runs}"
+        n = len(arm.best)
+        gap = reach.epochs_difference if reach else None
         rows.append(
             [arm.label, _judged_at(arm),
-             Cell(percent_interval(mine.test_accuracy), strong=wins), points(mine.accuracy_difference),
-             epochs(reach.epochs if reach else None), epochs(reach.epochs_difference if reach else None, sign=True),
+             Cell(percent_interval(mine.test_accuracy) + few(mine.test_accuracy, n), strong=wins),
+             points(mine.accuracy_difference) + few(mine.accuracy_difference, n),
+             epochs(reach.epochs if reach else None), epochs(gap, sign=True) + few(gap, n),
              duration(reach.seconds.mean if reach and reach.seconds else None), reached, lost]
         )  # fmt: skip
     head = ["arm", "best rate", "test accuracy [95%]", "difference to none [95%]", "epochs to none's accuracy",

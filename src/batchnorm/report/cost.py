@@ -5,7 +5,7 @@ from statistics import median
 import plotly.graph_objects as go
 
 from batchnorm.records.grouping import finite
-from batchnorm.records.wording import count, duration, number, seconds_difference, seeds
+from batchnorm.records.wording import count, duration, few, number, seconds_difference, seeds
 from batchnorm.report.drawing import figure, text
 from batchnorm.report.figure import Cell, Figure, Note, Table
 from batchnorm.report.findings import cost_finding
@@ -44,7 +44,8 @@ def cost_table(view: View) -> Table:
             ratio = number(mine.seconds_per_step / base.seconds_per_step)
         times = [t for run in arm.best.values() if (t := finite(run.final.get("train_seconds"))) is not None]
         rows.append(
-            [arm.label, duration(mine.seconds_per_step), seconds_difference(mine.step_difference), ratio,
+            [arm.label, duration(mine.seconds_per_step),
+             seconds_difference(mine.step_difference) + few(mine.step_difference, len(arm.best)), ratio,
              duration(median(times) if times else None), count(mine.parameters)]
         )  # fmt: skip
     head = [

@@ -167,7 +167,7 @@ def _finding(view: View, site: str, side: str) -> str:
     paired = len(known) == 2 and known[1][0] in view.comparable
     if paired:
         gap = paired_difference(drifts[known[1][0].label], drifts[known[0][0].label])
-        if gap is not None and gap.excludes_zero:
+        if gap is not None and gap.excludes_zero and not known[1][0].summary.survivors:
             word = "less" if gap.mean < 0 else "more"
             numbers = f"by {plain_interval(known[1][1])} instead of {plain_interval(known[0][1])}"
             return sentence(

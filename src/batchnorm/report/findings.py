@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from batchnorm.records.intervals import Interval
-from batchnorm.records.wording import duration, epochs, number
+from batchnorm.records.wording import duration, epochs, number, plain_interval
 from batchnorm.report.phrases import listed
 from batchnorm.report.view import Arm, View
 
@@ -11,10 +11,13 @@ __all__ = ["best_of", "cost_finding", "loss_finding", "sentence", "speed_finding
 
 
 def supported(arms: Sequence[Arm], difference: Callable[[Arm], Interval | None], sign: int) -> list[Arm]:
-    """Return the arms whose difference to `none` lies on one side of zero with its whole interval."""
+    """Return the arms whose difference to `none` lies on one side of zero with its whole interval.
+
+    Arms whose numbers rest on the seeds that survived are left out, whatever their interval.
+    """
     found = []
     for arm in arms:
-        interval = difference(arm)
+        interval = None if arm.summary.survivors else difference(arm)
         if interval is not None and interval.excludes_zero and interval.mean * sign > 0:
             found.append(arm)
     return found
@@ -100,8 +103,9 @@ def loss_finding(view: View) -> str:
         mine, base = arm.summary.best, view.baseline.summary.best
         numbers = [number(each.val_loss.mean) if each and each.val_loss else "-" for each in (mine, base)]
         word = "lower" if lower else "higher"
+        gap = plain_interval(difference(arm), sign=True)
         return sentence(
-            f"{arm.phrase} ends with a {word} validation loss: {numbers[0]} instead of {numbers[1]}"
+            f"{arm.phrase} ends with a {word} validation loss: {numbers[0]} instead of {numbers[1]}, {gap}"
         )
     if len(arms) == 1:
         return f"No difference shown in the validation loss that {arms[0].phrase} ends with"

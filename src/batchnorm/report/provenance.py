@@ -45,8 +45,15 @@ def versions_table(view: View) -> Table:
 
 def settings_table(view: View) -> Table:
     """Return everything that decided the numbers."""
-    rows = [[str(name), _text(value)] for name, value in view.settings.items()]
+    rows = [[str(name), _setting(view, str(name), value)] for name, value in view.settings.items()]
     return Table("Settings", ["setting", "value"], rows, text_columns=2)
+
+
+def _setting(view: View, name: str, value: Any) -> str:
+    # A file or a module has a colon in its target; the models that come with the package have a name only.
+    if name == "model_digest" and value is None and ":" not in str(view.settings.get("model") or ":"):
+        return "none: the model comes with batchnorm"
+    return _text(value)
 
 
 def _text(value: Any) -> str:

@@ -146,9 +146,16 @@ def _finding(view: View) -> str:
         return "Each arm ran at one learning rate: its sensitivity was not measured"
     for arm in arms:
         near, total = _near(arm), len(arm.summary.rates)
-        factor = f" (spanning a factor of {max(near) / min(near):.3g})" if len(near) > 1 else ""
+        factor = _span(arm, near) if len(near) > 1 else ""
         parts.append(f"at {len(near) or 'none'} of {total} rates with {arm.phrase}{factor}")
     return f"Accuracy stays within {NEAR * 100:.0f} points of the arm's best {listed(parts)}"
+
+
+def _span(arm: Arm, near: list[float]) -> str:
+    inside = [lr for lr in arm.summary.lrs if min(near) <= lr <= max(near)]
+    if len(inside) > len(near):
+        return " (with worse ones in between)"
+    return f" (spanning a factor of {max(near) / min(near):.3g})"
 
 
 def _caption(view: View) -> str:

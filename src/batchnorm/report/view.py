@@ -56,6 +56,11 @@ class Arm:
         return 0 < self.summary.runs == self.summary.diverged
 
     @property
+    def fallen(self) -> int:
+        """How many runs at the best rate diverged."""
+        return len(self.best) - len(self.finished)
+
+    @property
     def marker(self) -> str:
         """The marker; hollow before the activation where there are arms after it as well."""
         hollow = self.summary.placement == "before" and self.label != self.summary.arm
