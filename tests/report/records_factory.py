@@ -126,8 +126,11 @@ def run_lines(plan: Plan, arm: Arm, lr: float, seed: int, rng: random.Random) ->
     if not broken:
         lines.append(_prediction_line(plan, common, level, rng))
     confusion = [[0] * len(plan.classes) for _ in plan.classes]
-    for _ in range(400):
-        label = rng.randrange(len(plan.classes))
+    for place in range(400):
+        rng.randrange(
+            len(plan.classes)
+        )  # drawn and dropped: the numbers of all later lines stay what they were
+        label = place % len(plan.classes)
         predicted = label if rng.random() < level else rng.randrange(len(plan.classes))
         confusion[label][predicted] += 1
     lines.append(

@@ -148,6 +148,23 @@ def test_a_network_that_did_not_train_is_a_warning(view):
     assert any("stayed near chance" in text for text in found.warnings)
 
 
+def imbalanced(made, accuracy):
+    for run in made.records.runs.values():
+        run.final["confusion"] = [[90, 0], [10, 0]]
+        run.final["test_accuracy"] = accuracy
+    return look(made.records)
+
+
+def test_chance_is_the_share_of_the_most_frequent_class(view):
+    made = imbalanced(view(classes="ab"), 0.9)
+    assert made.chance == 0.9
+    assert any("chance is 90.0%, always guessing the most frequent" in text for text in answer(made).warnings)
+    assert not any("chance" in text for text in answer(imbalanced(view(classes="ab"), 0.97)).warnings)
+    for run in made.records.runs.values():
+        run.final["confusion"] = None
+    assert look(made.records).chance == 0.5
+
+
 def test_an_untuned_rate_is_said(view):
     assert "it was not tuned" in plain(view(lrs=(0.1,)))
 

@@ -6,7 +6,51 @@ def verdicts(view):
 
 
 def test_a_fair_comparison(view):
-    assert set(verdicts(view()).values()) == {True}
+    found = checks(view())
+    assert [check.question for check in found if check.holds is not True] == ["Test set kept for the end"]
+    assert [check.question for check in found if check.construction] == ["Test set kept for the end"]
+
+
+def first(view, question):
+    return next(check for check in checks(view) if check.question == question)
+
+
+def test_other_data_than_the_settings_name_is_found(view):
+    made = view()
+    made.records.data["digest"] = "e" * 64
+    check = first(made, "Same data for all arms")
+    assert check.holds is False
+    assert "eeeeeeeeeeee" in check.detail
+    assert "dddddddddddd" in check.detail
+
+
+def test_another_test_set_in_one_run_is_found(view):
+    made = view()
+    made.arms[1].best[0].final["confusion"][3][3] += 1
+    assert first(made, "Same data for all arms").holds is False
+
+
+def test_data_without_a_digest_are_unknown(view):
+    made = view()
+    del made.records.data["digest"]
+    assert first(made, "Same data for all arms").holds is None
+
+
+def test_runs_of_another_length_are_found(view):
+    made = view()
+    made.arms[1].best[0].header["steps_per_epoch"] = 31
+    check = first(made, "Same training recipe")
+    assert (check.holds, "steps an epoch: 31 and 32" in check.detail) == (False, True)
+    made = view()
+    made.arms[1].best[0].epochs.pop()
+    check = first(made, "Same training recipe")
+    assert (check.holds, "epochs: 3 and 4" in check.detail) == (False, True)
+
+
+def test_a_diverged_run_may_be_shorter(view):
+    check = first(view(diverge=[("batch", 1.0, None)]), "Same training recipe")
+    assert check.holds is True
+    assert "32 steps an epoch and 4 epochs" in check.detail
 
 
 def test_different_initial_weights_are_found(view):

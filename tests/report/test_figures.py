@@ -11,7 +11,7 @@ from batchnorm.report.drawing import faded, spread, text
 from batchnorm.report.figure import script_json
 from batchnorm.report.histograms import histogram_figure, histograms
 from batchnorm.report.sensitivity import sensitivity_figure
-from batchnorm.report.view import look, thin
+from batchnorm.report.view import Detail, look, thin
 
 
 def traces(figure, key, kind):
@@ -126,6 +126,41 @@ def test_a_lower_loss_is_stated_with_its_interval(view):
         r"Batch norm ends with a lower validation loss: [\d.]+ instead of [\d.]+, -[\d.]+ \[-[\d.]+, -[\d.]+\]",
         title,
     )
+
+
+def test_captions_say_which_epochs_were_measured(view):
+    made = view(epochs=6)
+    assert (
+        "before training (epoch 0) and after each epoch, on"
+        in percentile_figure(made, ["pool1"]).captions[0].text
+    )
+    for run in made.records.runs.values():
+        run.activations[:] = [line for line in run.activations if line["epoch"] % 3 == 0]
+    made = look(made.records)
+    caption = percentile_figure(made, ["pool1"]).captions[0].text
+    assert "before training (epoch 0) and after 2 of 6 epochs, on" in caption
+
+
+def test_captions_say_which_epochs_are_drawn(view):
+    assert "are drawn" not in loss_figure(view(epochs=6)).captions[0].text
+    made = look(view(epochs=6).records, Detail(10, 4, 1))
+    assert "4 of 6 epochs are drawn" in loss_figure(made).captions[0].text
+
+
+def test_the_axis_starts_at_the_share_of_the_most_frequent_class(view):
+    made = view(classes="ab", levels={"none": 0.99, "batch": 0.99}, speeds={"none": 9.0, "batch": 9.0})
+    for run in made.records.runs.values():
+        run.final["confusion"] = [[90, 0], [5, 5]]
+    figure = accuracy_figure(look(made.records))
+    assert figure.plots["epoch|val"].layout.yaxis.range[0] == pytest.approx(0.88)
+    assert "starts at chance (90.0%, always guessing the most frequent class" in figure.captions[0].text
+
+
+def test_label_smoothing_is_said_where_it_is_in_the_loss(view):
+    smooth = view(settings={"set": {"label_smoothing": 0.1}})
+    assert "training loss includes label smoothing" in loss_figure(smooth).captions[0].text
+    assert "smoothing" not in accuracy_figure(smooth).captions[0].text
+    assert "smoothing" not in loss_figure(view()).captions[0].text
 
 
 def test_percentiles_are_means_over_seeds(view):

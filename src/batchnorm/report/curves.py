@@ -134,7 +134,13 @@ def _range(view: View, values: Sequence[float], accuracy: bool) -> tuple[float, 
 
 
 def _caption(view: View, field: str) -> str:
-    what = "Accuracy starts at chance. " if field == "accuracy" and view.chance else ""
+    what = ""
+    if field == "accuracy" and view.chance:
+        what = f"The accuracy axis starts at chance ({view.chance_note}), or at the lowest value below it. "
+    smoothed = field == "loss" and finite(further(view).get("label_smoothing"))
+    smoothing = (
+        " The training loss includes label smoothing, the validation loss does not." if smoothed else ""
+    )
     found = {arm.label: rate(arm.summary.best_lr) for arm in view.arms if arm.finished}
     same = len(set(found.values())) == 1
     rates = (
@@ -147,9 +153,22 @@ def _caption(view: View, field: str) -> str:
     note = f" {lost} diverged {'run is' if lost == 1 else 'runs are'} not in the means." if lost else ""
     return (
         f"Mean over seeds (n = {count} an arm) with {bands}, each arm at its own best learning rate"
-        f" ({rates}). {what}Training numbers are averages over the epoch, while the weights were changing."
-        f" Seconds are training time without evaluation, averaged over seeds.{note}"
+        f" ({rates}). {what}Training numbers are averages over the epoch, while the weights were changing.{smoothing}"
+        f" Seconds are training time without evaluation, averaged over seeds.{note}{_drawn(view)}"
     )
+
+
+def further(view: View) -> dict[str, Any]:
+    """Return the settings that `--set` gave."""
+    found = view.settings.get("set")
+    return found if isinstance(found, dict) else {}
+
+
+def _drawn(view: View) -> str:
+    runs = [run for arm in view.arms for run in arm.finished.values()]
+    recorded = len({epoch for run in runs for line in run.epochs if (epoch := _epoch(line)) is not None})
+    limit = view.detail.epochs
+    return f" {limit} of {recorded} epochs are drawn, evenly spaced." if recorded > limit else ""
 
 
 def _table(view: View, points: dict[str, list[Point]], field: str, split: str) -> Table:

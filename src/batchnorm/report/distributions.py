@@ -59,8 +59,8 @@ def percentile_figure(view: View, names: list[str]) -> Figure:
     n = sorted({len(arm.finished) for arm in view.arms if arm.finished})
     count = seeds(n[0]) if len(n) == 1 else f"{n[0]} to {seeds(n[-1])}" if n else "no seeds"
     caption = (
-        f"15th, 50th (thick) and 85th percentile of the values, mean over seeds (n = {count} an arm), before "
-        "training (epoch 0) and after each epoch, on a fixed batch. Where an arm has no layer, the same point of "
+        f"15th, 50th (thick) and 85th percentile of the values, mean over seeds (n = {count} an arm), "
+        f"{_measured(view)}, on a fixed batch. Where an arm has no layer, the same point of "
         "the network is shown. Brackets in the title are 95% t intervals over seeds."
     )
     return Figure(
@@ -73,6 +73,29 @@ def percentile_figure(view: View, names: list[str]) -> Figure:
         ("site", "side"),
         440,
     )
+
+
+def _measured(view: View) -> str:
+    """Say at which epochs values were measured, as far as the page draws them."""
+    lines = [
+        line
+        for arm in view.arms
+        for series in arm.activations.values()
+        for part in series.values()
+        for line in part
+    ]
+    known = sorted({int(epoch) for line in lines if (epoch := finite(line.get("epoch"))) is not None})
+    runs = [run for arm in view.arms for run in arm.finished.values()]
+    trained = {
+        int(epoch) for run in runs for line in run.epochs if (epoch := finite(line.get("epoch"))) is not None
+    }
+    after = [epoch for epoch in thin(known, view.detail.epochs) if epoch > 0]
+    start = "before training (epoch 0) and " if 0 in known else ""
+    if not after:
+        return "before training (epoch 0)"
+    if set(after) >= trained:
+        return f"{start}after each epoch"
+    return f"{start}after {len(after)} of {len(trained | set(after))} epochs"
 
 
 def crowd_note(view: View) -> str:

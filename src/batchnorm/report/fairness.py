@@ -3,22 +3,26 @@
 from dataclasses import dataclass
 from typing import Any
 
-from batchnorm.records.grouping import by_seed
+from batchnorm.records.grouping import by_seed, diverged, finite, last_epoch
 from batchnorm.records.wording import count, rate, seeds
 from batchnorm.report.figure import Cell, Table
 from batchnorm.report.phrases import listed
-from batchnorm.report.view import View
+from batchnorm.report.view import View, class_counts
 
 __all__ = ["Check", "checks", "rates_table"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One condition of a fair comparison: `holds` is None where the records do not say."""
+    """One condition of a fair comparison: `holds` is None where the records do not say.
+
+    `construction` marks what the program guarantees and the records cannot prove; `holds` is None then.
+    """
 
     question: str
     holds: bool | None
     detail: str
+    construction: bool = False
 
 
 def checks(view: View) -> list[Check]:
@@ -27,14 +31,26 @@ def checks(view: View) -> list[Check]:
 
 
 def _data(view: View) -> Check:
+    question = "Same data for all arms"
     data = view.records.data
     if data is None:
-        return Check("Same data for all arms", None, "The records do not describe the data.")
-    digest = str(data.get("digest") or "")[:12]
+        return Check(question, None, "The records do not describe the data.")
+    digest, asked = str(data.get("digest") or ""), str(view.settings.get("data_digest") or "")
+    if digest and asked and digest != asked:
+        return Check(
+            question,
+            False,
+            f"The digest of the data, {digest[:12]}…, is not the one in the settings, {asked[:12]}….",
+        )
+    runs = [run for run in view.records.runs.values() if class_counts(run)]
+    if len({tuple(class_counts(run)) for run in runs}) > 1:
+        return Check(question, False, "Runs differ in how many test samples of each class they counted.")
     sizes = ", ".join(f"{count(_whole(data.get(part)))} {part}" for part in ("train", "validation", "test"))
-    return Check(
-        "Same data for all arms", True, f"{data.get('name')}: {sizes} samples; digest {digest}…, one split."
-    )
+    detail = f"{data.get('name')}: {sizes} samples; digest {digest[:12]}…, one split."
+    if not (digest and asked and runs):
+        return Check(question, None, f"{detail} Too little was recorded to check it run by run.")
+    agree = f"{count(len(runs))} runs counted the same test samples of each class."
+    return Check(question, True, f"{detail} {agree}")
 
 
 def _weights(view: View) -> Check:
@@ -84,12 +100,24 @@ def _recipe(view: View) -> Check:
         for name in ("optimizer", "epochs", "batch_size", "dropout")
         if name in s
     ]
+    question = "Same training recipe"
     if not parts:
-        return Check("Same training recipe", None, "The records do not hold the settings.")
+        return Check(question, None, "The records do not hold the settings.")
+    steps = {finite(run.header.get("steps_per_epoch")) for run in view.records.runs.values()}
+    lengths = {
+        finite(last_epoch(run).get("epoch")) for run in view.records.runs.values() if not diverged(run)
+    }
+    if len(steps) > 1 or len(lengths) > 1:
+        which = "steps an epoch" if len(steps) > 1 else "epochs"
+        numbers = listed(sorted(count(value) for value in (steps if len(steps) > 1 else lengths)))
+        return Check(question, False, f"Runs differ in their {which}: {numbers}.")
+    if not steps or None in steps or None in lengths:
+        return Check(question, None, f"{', '.join(parts)}; the length of the runs was not recorded.")
+    length = f" and {_epochs(next(iter(lengths)))}" if lengths else ""
     return Check(
-        "Same training recipe",
+        question,
         True,
-        f"{', '.join(parts)}; only the norm layers and the learning rate differ.",
+        f"{', '.join(parts)}; every run took {count(next(iter(steps)))} steps an epoch{length}.",
     )
 
 
@@ -129,9 +157,15 @@ def _edge(view: View) -> Check:
 def _test_set() -> Check:
     return Check(
         "Test set kept for the end",
-        True,
-        "Rates are chosen on the validation split; each run reads the test split once, when it ends.",
+        None,
+        "Rates are chosen on the validation split; each run reads the test split once, when it ends. The records "
+        "cannot prove it.",
+        construction=True,
     )
+
+
+def _epochs(value: float | None) -> str:
+    return f"{count(value)} epoch{'' if value == 1 else 's'}"
 
 
 def rates_table(view: View) -> Table:

@@ -166,7 +166,9 @@ def _caption(view: View) -> str:
         if lost
         else f"None of the {total} runs diverged."
     )
-    start = "starts at chance" if view.chance else "is cut"
+    start = (
+        f"starts at chance ({view.chance_note}), or at the lowest mean below it" if view.chance else "is cut"
+    )
     return (
         "Mean over seeds of the validation accuracy after the last epoch, with 95% t intervals cut at the ends of the "
         f"axis; a ring marks the rate that an arm is judged at. The accuracy axis {start}. {crosses} The title "

@@ -10,9 +10,10 @@ from batchnorm.records.grouping import by_arm, by_rate, by_seed, diverged, entri
 from batchnorm.records.identity import Identity, identity
 from batchnorm.records.store import Line
 from batchnorm.records.summary import ArmSummary, Summary, summarize
+from batchnorm.records.wording import percent
 from batchnorm.report.phrases import phrase
 
-__all__ = ["FULL", "Arm", "Detail", "View", "look", "thin"]
+__all__ = ["FULL", "Arm", "Detail", "View", "class_counts", "look", "thin"]
 
 T = TypeVar("T")
 # More lines than this cannot be told apart where each arm draws several.
@@ -165,10 +166,24 @@ class View:
         """Names of the classes as text; empty where the records do not say."""
         return [str(name) for name in entries((self.records.data or {}).get("class_names"))]
 
+    @cached_property
+    def class_counts(self) -> list[int]:
+        """How many test samples each class has, from the first confusion matrix; empty where there is none."""
+        runs = (run for arm in self.arms for run in arm.finished.values())
+        return next((counts for run in runs if (counts := class_counts(run))), [])
+
     @property
     def chance(self) -> float | None:
-        """Accuracy of guessing among equally frequent classes."""
+        """Test accuracy of always guessing the most frequent class; of equally frequent ones where unknown."""
+        if self.class_counts:
+            return max(self.class_counts) / sum(self.class_counts)
         return 1 / len(self.class_names) if self.class_names else None
+
+    @property
+    def chance_note(self) -> str:
+        """What chance means here, in words that follow a number or stand alone."""
+        guess = "always guessing the most frequent class of the test set" if self.class_counts else "guessing"
+        return f"{percent(self.chance)}, {guess}"
 
     def class_name(self, number: Any) -> str:
         """Return the name of a class, or its number where it has none."""
@@ -190,6 +205,13 @@ def look(records: Records, detail: Detail = FULL) -> View:
         words = phrase(arm.arm, arm.placement, several=several)
         arms.append(Arm(arm, identity(arm.arm), words, by_seed(at_best)))
     return View(records, summary, tuple(arms), detail)
+
+
+def class_counts(run: Run) -> list[int]:
+    """Return the number of test samples of each class that a run's confusion matrix counts."""
+    rows = [entries(row) for row in entries(run.final.get("confusion"))]
+    counts = [int(sum(max(finite(value) or 0, 0) for value in row)) for row in rows]
+    return counts if sum(counts) > 0 else []
 
 
 def thin(items: Sequence[T], limit: int) -> list[T]:
