@@ -37,6 +37,21 @@ def test_the_display_suits_where_it_stands():
     assert type(observer(console(terminal=True), quiet=True)) is Silent
 
 
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(observer(console(terminal=True), quiet=False)) is PlainLines
+
+
+@pytest.mark.parametrize("width", [36, 40, 59])
+def test_a_narrow_terminal_still_shows_loss_and_accuracy(tmp_path, width):
+    display = LiveTable(console(terminal=True, width=width))
+    news = ProgressFile(tmp_path)
+    display.begin(tmp_path, 4, 0, 15, news)
+    news.writer(epoch(BATCH, 15))
+    assert "0.123" in shown(display)
+    assert "87.0%" in shown(display)
+
+
 def test_plain_lines_say_what_happened_and_nothing_else(tmp_path):
     screen = console(terminal=False, width=20)
     with PlainLines(screen) as display:

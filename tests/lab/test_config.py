@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+import batchnorm
 from batchnorm.errors import UsageError
 from batchnorm.lab import arms
 from batchnorm.lab.config import DEFAULT_LRS, CompareConfig
@@ -84,10 +85,11 @@ def test_model_options_are_the_keys_after_model():
 def test_settings_hold_every_field_that_decides_numbers():
     settings = CompareConfig.of(further=["momentum=0.9"], dropout="0.5").settings("digest", "source")
     fields = {field.name for field in dataclasses.fields(CompareConfig)} - {"further", "placement_given"}
-    assert fields | {"set", "data_digest", "model_digest", "torch"} == settings.keys()
+    assert fields | {"set", "data_digest", "model_digest", "batchnorm", "torch"} == settings.keys()
     assert settings["set"] == {"momentum": 0.9}
     assert settings["data_digest"] == "digest"
     assert settings["model_digest"] == "source"
+    assert settings["batchnorm"] == batchnorm.__version__
     assert settings["torch"] == torch.__version__
     assert type(settings["torch"]) is str
 

@@ -1,13 +1,11 @@
 import shutil
 import subprocess
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 import torch
 
 import batchnorm
-from batchnorm.errors import MissingExtraError
 from batchnorm.lab import environment
 from tests.lab import tiny
 
@@ -62,24 +60,3 @@ def test_without_git_there_is_no_commit(monkeypatch, tmp_path):
     monkeypatch.setattr(batchnorm, "__file__", str(package / "__init__.py"))
     monkeypatch.setenv("PATH", "")
     assert line()["commit"] is None
-
-
-def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
-    environment.require_lab()
-    there = environment.importlib.util.find_spec
-    monkeypatch.setattr(
-        environment.importlib.util, "find_spec", lambda name: None if name == "torchmetrics" else there(name)
-    )
-    with pytest.raises(MissingExtraError) as caught:
-        environment.require_lab()
-    assert str(caught.value) == "torchmetrics not installed: pip install 'batchnorm[lab]'"
-
-
-def test_what_is_required_is_what_the_extra_installs():
-    import tomllib
-
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    names = {entry.partition(">")[0] for entry in project["optional-dependencies"]["lab"]} - {"numpy"}
-    assert names == {"sklearn" if name == "scikit-learn" else name for name in environment._MODULES} - {
-        "sklearn"
-    } | {"scikit-learn"}

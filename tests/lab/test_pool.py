@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,7 +92,27 @@ def test_a_data_set_survives_packing():
         assert (getattr(again, name).y == getattr(data, name).y).all()
 
 
-def test_a_worker_of_a_driver_elsewhere_is_left_alone():
-    before = set(pool._watched)
-    pool._end_with(os.getpid())  # nobody is their own parent
-    assert pool._watched == before
+@pytest.mark.parametrize("parent", ["this process", "a process that is gone"])
+def test_a_worker_lives_only_as_long_as_its_driver(parent):
+    driver = "os.getppid()" if parent == "this process" else "2**22 + 1"
+    code = f"import os, time; from batchnorm.lab import pool; pool._end_with({driver}); time.sleep(2); os._exit(7)"
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode == (7 if parent == "this process" else 1)
+
+
+def test_every_worker_is_watched_before_it_gets_work(monkeypatch):
+    given = {}
+
+    class Parallel:
+        def __init__(self, **options):
+            given.update(options)
+
+        def __call__(self, calls):
+            raise InterruptedError
+
+    monkeypatch.setattr(pool.joblib, "Parallel", Parallel)
+    tasks = [Task("none", None, 0.1, seed) for seed in range(2)]
+    with pytest.raises(InterruptedError):
+        list(pool.run_all(tiny.config(), tasks, tiny.dataset(), [0], 2))
+    assert given["initializer"] is pool._end_with
+    assert given["initargs"] == (os.getpid(),)

@@ -53,6 +53,8 @@ class Commands(click.Group):
             _stop(str(error))
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
+        except MemoryError:
+            _stop("out of memory; try a smaller --batch-size, model or data set, or fewer --jobs")
         except OSError as error:
             place = f"'{error.filename}': " if error.filename else ""
             _stop(f"{place}{error.strerror or error}")

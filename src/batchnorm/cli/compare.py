@@ -9,6 +9,8 @@ from rich.console import Console
 from batchnorm.cli.commands import INTERRUPTED
 from batchnorm.cli.live import Silent, observer
 from batchnorm.cli.outcome import show
+from batchnorm.errors import UsageError
+from batchnorm.extras import require_lab
 from batchnorm.records import read
 
 __all__ = ["command"]
@@ -99,14 +101,20 @@ def command(typed: str, *, out: str | None, jobs: str | None, quiet: bool, **val
 
 
 def _compare(display: Silent, values: dict[str, Any], out: str | None, jobs: str | None, typed: str) -> Any:
+    require_lab()
     # Late, because this loads torch, which help does not need.
     from batchnorm.lab.compare import compare, prepare
     from batchnorm.lab.config import CompareConfig
-    from batchnorm.lab.settings import whole
+    from batchnorm.lab.settings import MOST_JOBS, whole
 
-    count = None if jobs is None else whole("--jobs", jobs, least=1)
-    prepared = prepare(CompareConfig.of(**values), out)
-    return compare(prepared, jobs=count, observer=display, command=typed)
+    count = None if jobs is None else whole("--jobs", jobs, least=1, most=MOST_JOBS)
+    try:
+        prepared = prepare(CompareConfig.of(**values), out)
+        return compare(prepared, jobs=count, observer=display, command=typed)
+    except SystemExit as error:  # a script would take the user's own sys.exit(0) for success
+        raise UsageError(
+            f"the code of --model or --data ended the program: sys.exit({error.code!r})"
+        ) from None
 
 
 def _say_how_to_go_on(display: Silent, typed: str) -> None:

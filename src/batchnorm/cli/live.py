@@ -18,6 +18,7 @@ from batchnorm.records.wording import duration, number, percent, rate
 __all__ = ["LiveTable", "PlainLines", "Silent", "observer"]
 
 Line = dict[str, Any]
+_NARROW = 60  # columns; below that placement and rate give way to loss and accuracy
 
 
 class Silent:
@@ -143,15 +144,17 @@ class LiveTable(Silent):
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("arm", min_width=8)
-        table.add_column("placement", min_width=9)
-        for head, width in (("rate", 6), ("seed", 4), ("epoch", 7), ("loss", 7), ("accuracy", 8)):
+        narrow = self.console.width < _NARROW
+        table.add_column("arm", min_width=0 if narrow else 8)
+        if not narrow:
+            table.add_column("placement", min_width=9)
+            table.add_column("rate", justify="right", min_width=6)
+        for head, width in (("seed", 4), ("epoch", 5), ("loss", 6), ("accuracy", 8)):
             table.add_column(head, justify="right", min_width=width)
         for line in self.running.values():
             table.add_row(
                 Text(line["arm"], style=identity(line["arm"]).colour),
-                line["placement"] or "",
-                rate(line["lr"]),
+                *(() if narrow else (line["placement"] or "", rate(line["lr"]))),
                 str(line["seed"]),
                 f"{line['epoch']}/{self.epochs}",
                 number(line.get("train_loss")),
@@ -183,7 +186,8 @@ def observer(console: Console, *, quiet: bool) -> Silent:
     """The display that suits: nothing, a live table on a terminal, or plain lines."""
     if quiet:
         return Silent()
-    return LiveTable(console) if console.is_terminal else PlainLines(console)
+    plain = not console.is_terminal or console.is_dumb_terminal
+    return PlainLines(console) if plain else LiveTable(console)
 
 
 def _opening(folder: Path, total: int, done: int) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from batchnorm.cli.outcome import show
+from batchnorm.extras import require_lab
 
 __all__ = ["command"]
 
@@ -14,4 +15,5 @@ __all__ = ["command"]
 @click.option("--quiet", is_flag=True, help="Print only where the page lies.")
 def command(folder: Path, quiet: bool) -> None:
     """Write DIR/report.html from DIR/results.jsonl; the same records give the same bytes."""
+    require_lab()
     show(folder, quiet=quiet)

@@ -42,6 +42,8 @@ def arms_table(summary: Summary, console: Console) -> RenderableType:
         console: where it will stand; its width decides.
     """
     rows = _rows(summary)
+    if not summary.arms:
+        return "No run has finished yet."
     if _fits(rows, console):
         return rows
     blocks: list[list[ArmSummary]] = []

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from batchnorm.errors import DataError
+from batchnorm.extras import require_lab
 from batchnorm.lab import data, targets
 from batchnorm.lab.config import CompareConfig
-from batchnorm.lab.environment import config_line, require_lab
+from batchnorm.lab.environment import config_line
 from batchnorm.lab.networks import placements_of, try_networks
 from batchnorm.lab.plan import Task, extension, plan
 from batchnorm.lab.pool import default_jobs, run_all
 from batchnorm.lab.progress import ProgressFile
-from batchnorm.lab.settings import whole
+from batchnorm.lab.settings import MOST_JOBS, whole
 from batchnorm.lab.splits import Dataset
 from batchnorm.lab.thumbnails import samples
 from batchnorm.records.store import Store, read
@@ -63,6 +65,7 @@ def prepare(config: CompareConfig, out: str | os.PathLike[str] | None = None) ->
     """
     require_lab()
     dataset = data.load(config.data)
+    _refuse_small_splits(config, dataset)
     placements = placements_of(config, dataset)
     try_networks(config, dataset, placements)
     digests = dataset.digest, targets.source_digest(config.model)
@@ -99,7 +102,7 @@ def compare(
         1
     """
     config = prepared.config
-    count = default_jobs(config.device) if jobs is None else whole("--jobs", jobs, least=1)
+    count = default_jobs(config.device) if jobs is None else whole("--jobs", jobs, least=1, most=MOST_JOBS)
     shown = samples(prepared.dataset)
     with (
         tempfile.TemporaryDirectory(prefix="batchnorm-") as scratch,
@@ -121,6 +124,12 @@ def compare(
                 observer.extended(further, len(missing))
             _do(prepared, missing, store, shown, count, observer, news)
     return prepared.folder
+
+
+def _refuse_small_splits(config: CompareConfig, dataset: Dataset) -> None:
+    for name, split in (("training", dataset.train), ("validation", dataset.validation)):
+        if len(split.y) < 2:  # batch norm has no statistics of one sample
+            raise DataError(f"--data '{config.data}' has {len(split.y)} {name} sample; at least 2 are needed")
 
 
 def _do(

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from batchnorm import __version__
 from batchnorm.errors import UsageError
 from batchnorm.lab import arms
 from batchnorm.lab.settings import (
@@ -26,6 +27,8 @@ from batchnorm.lab.settings import (
 __all__ = ["DEFAULT_LRS", "DEVICES", "OPTIMIZERS", "PLACEMENTS", "PRECISIONS", "CompareConfig"]
 
 PLACEMENTS = ("before", "after")
+MOST_EPOCHS = 1_000_000
+MOST_SEEDS = 10_000
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("32-true", "64-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed")
 # Wide enough that on the digits neither arm's best rate lies at an edge: without norm it is near
@@ -115,8 +118,8 @@ class CompareConfig:
             lrs=_lrs(lrs, optimizer),
             extend=lrs is None,
             batch_size=whole("--batch-size", batch_size, least=2),
-            epochs=whole("--epochs", epochs, least=1),
-            seeds=whole("--seeds", seeds, least=1),
+            epochs=whole("--epochs", epochs, least=1, most=MOST_EPOCHS),
+            seeds=whole("--seeds", seeds, least=1, most=MOST_SEEDS),
             optimizer=optimizer,
             dropout=fraction("--dropout", dropout),
             device=device,
@@ -153,6 +156,7 @@ class CompareConfig:
             "device": self.device,
             "precision": self.precision,
             "set": dict(self.further),
+            "batchnorm": __version__,
             "torch": str(torch.__version__),
         }
 

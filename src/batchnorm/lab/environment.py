@@ -1,7 +1,6 @@
 """What a comparison ran on and with: the first line of its records."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import subprocess
@@ -12,35 +11,11 @@ from typing import Any
 import torch
 
 import batchnorm
-from batchnorm.errors import MissingExtraError
 from batchnorm.records.store import SCHEMA
 
-__all__ = ["config_line", "require_lab"]
+__all__ = ["config_line"]
 
 _PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn", "joblib", "plotly")
-_MODULES = (
-    "filelock",
-    "itables",
-    "jinja2",
-    "joblib",
-    "lightning",
-    "pandas",
-    "plotly",
-    "sklearn",
-    "scipy",
-    "torchmetrics",
-)
-
-
-def require_lab() -> None:
-    """Refuse to begin without the packages of the extra `lab`, rather than fail after the training.
-
-    Raises:
-        MissingExtraError: names what is missing and the install command.
-    """
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f"{', '.join(missing)} not installed: pip install 'batchnorm[lab]'")
 
 
 def config_line(settings: dict[str, Any], command: str | None) -> dict[str, Any]:

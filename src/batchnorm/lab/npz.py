@@ -81,9 +81,12 @@ def _check_keys(found: list[str], path: str) -> None:
     missing = [key for key in _NEEDED if key not in found]
     if missing:
         there = ", ".join(found) or "nothing"
-        raise DataError(
-            f"'{path}' lacks {', '.join(missing)}; needed are {', '.join(_NEEDED)}, found {there}"
-        )
+        needed = "" if len(missing) == len(_NEEDED) else f" (needed are {', '.join(_NEEDED)})"
+        raise DataError(f"'{path}' lacks {', '.join(missing)}{needed}; found {there}")
+    strange = [key for key in found if key.startswith(("x_", "y_")) and key not in (*_NEEDED, *_OPTIONAL)]
+    if strange:
+        known = ", ".join((*_NEEDED, *_OPTIONAL))
+        raise DataError(f"'{path}' has {', '.join(strange)}, which means nothing here; known are {known}")
     if ("x_val" in found) != ("y_val" in found):
         there, absent = ("x_val", "y_val") if "x_val" in found else ("y_val", "x_val")
         raise DataError(f"'{path}' has {there} but not {absent}; give both or neither")

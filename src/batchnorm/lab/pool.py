@@ -60,10 +60,15 @@ def run_all(
             yield _train(config, task, dataset, sample_indices, progress)
         return
     packed = _Packed.of(dataset)
-    calls = (
-        joblib.delayed(_work)(config, task, packed, sample_indices, progress, os.getpid()) for task in tasks
+    calls = (joblib.delayed(_work)(config, task, packed, sample_indices, progress) for task in tasks)
+    parallel = joblib.Parallel(
+        n_jobs=jobs,
+        return_as="generator_unordered",
+        batch_size=1,
+        backend="loky",
+        initializer=_end_with,
+        initargs=(os.getpid(),),
     )
-    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = parallel(calls)
@@ -102,10 +107,8 @@ def _work(
     packed: "_Packed",
     sample_indices: Sequence[int],
     progress: Progress | None,
-    driver: int,
 ) -> list[Line] | str:
     """A run in a worker process: its lines, or the message of what went wrong."""
-    _end_with(driver)
     try:
         return _train(config, task, packed.dataset(), sample_indices, progress)
     except BatchNormError as error:
@@ -134,14 +137,8 @@ class _Packed:
         return replace(self.rest, train=train, validation=validation, test=test)
 
 
-_watched: set[int] = set()
-
-
 def _end_with(driver: int) -> None:
-    """Let this process end when the driver that gave it work has died, kill -9 included."""
-    if os.getppid() != driver or driver in _watched:  # a worker on another machine is not ours to end
-        return
-    _watched.add(driver)
+    """Run first in each worker: let it end when the driver that started it has died, kill -9 included."""
     threading.Thread(target=_watch, args=(driver,), daemon=True).start()
 
 

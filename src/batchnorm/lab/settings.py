@@ -9,6 +9,7 @@ from batchnorm.errors import UsageError
 
 __all__ = [
     "FURTHER",
+    "MOST_JOBS",
     "Further",
     "at_least_zero",
     "fraction",
@@ -22,6 +23,8 @@ __all__ = [
     "switch",
     "whole",
 ]
+
+MOST_JOBS = 4096
 
 
 def known(option: str, value: str, names: Iterable[str]) -> str:
@@ -67,14 +70,16 @@ def fraction(option: str, value: Any) -> float:
     return result
 
 
-def whole(option: str, value: Any, least: int) -> int:
-    """Return `value` as a whole number of at least `least`."""
+def whole(option: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
+    """Return `value` as a whole number from `least` to `most`."""
     try:
         result = int(str(value))
     except ValueError:
         raise UsageError(f"{option} {value!r} is not a whole number of at least {least}") from None
     if result < least:
         raise UsageError(f"{option} {value!r} must be at least {least}")
+    if result > most:
+        raise UsageError(f"{option} {value!r} must be at most {most}")
     return result
 
 

@@ -108,6 +108,9 @@ class _Run:
             for split in (dataset.train, dataset.validation, dataset.test)
         )
         self.step_seconds: list[float] = []
+        # The same samples in every run, and not the first ones: a split may be sorted by class.
+        chosen = torch.randperm(len(dataset.validation.y), generator=torch.Generator().manual_seed(0))
+        self.probe = chosen[:PROBE_SAMPLES].to(self.validation.x.device)
 
     def lines(self, sample_indices: Sequence[int], progress: Progress) -> list[Line]:
         lines = [self._header(), *self._activations(0)]
@@ -118,8 +121,8 @@ class _Run:
                 return [*lines, self._final(None, diverged_at=epoch)]
             lines += self._activations(epoch)
         test = self._evaluate(self.test)
-        if not math.isfinite(test.loss):
-            return [*lines, self._final(None, diverged_at=self.config.epochs)]
+        if not math.isfinite(test.loss):  # not called diverged, which decides the choice of the rate
+            return [*lines, self._final(None, diverged_at=None)]
         return [*lines, self._prediction(test, sample_indices), self._final(test, diverged_at=None)]
 
     def _header(self) -> Line:
@@ -188,7 +191,7 @@ class _Run:
         if not self.network.sites or epoch not in _measured(self.config.epochs):
             return []
         module = self.network.module
-        probe = self.validation.x[:PROBE_SAMPLES].to(_dtype(module), copy=True)
+        probe = self.validation.x[self.probe].to(_dtype(module))
         with self.fabric.autocast():
             entries = activations(
                 module, self.network.sites, probe, histogram=epoch in (0, self.config.epochs)

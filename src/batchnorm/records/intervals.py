@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from scipy.special import stdtrit
-
 __all__ = ["LEVEL", "Interval", "mean_interval", "paired_difference"]
 
 LEVEL = 0.95
@@ -53,6 +51,8 @@ def mean_interval(values: Iterable[float | None]) -> Interval | None:
         end = numbers[0] if n > 1 else None
         return Interval(numbers[0], end, end, n)
     mean = math.fsum(number / n for number in numbers)
+    from scipy.special import stdtrit  # late: the command line must start without the extra `lab`
+
     deviation = math.hypot(*(number - mean for number in numbers)) / math.sqrt(n - 1)
     half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * deviation / math.sqrt(n)
     # The losses of a run that is about to diverge can be finite while their spread is not.

@@ -91,7 +91,9 @@ class Store:
         if exists:
             raw = path.read_bytes()
             lines, torn = _parse(raw, path)
-            if lines:
+            if not lines:
+                _refuse_foreign_beginning(raw, path)
+            else:
                 self.records = _group(lines, path)
                 _refuse_other_settings(self.folder, self.records.config, self._config)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -236,6 +238,13 @@ def _refuse_foreign_folder(folder: Path) -> None:
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK_NAME)
     if foreign:
         raise StoreError(f"'{folder}' is not empty and holds no results ('{foreign[0]}' is there)")
+
+
+def _refuse_foreign_beginning(raw: bytes, path: Path) -> None:
+    """A file without a whole line is ours only if it is the beginning of a config line."""
+    ours, first = b'{"kind":"config",', raw.partition(b"\n")[0]
+    if not (first.startswith(ours) or ours.startswith(first)):
+        raise StoreError(f"'{path}' does not start with a config line: it is not a results file")
 
 
 def _refuse_other_settings(folder: Path, there: Line, here: Line) -> None:

@@ -129,7 +129,10 @@ def _built_in(
         made.append(arms.norm_layer(arm, channels, ndim))
         return made[-1]
 
-    module = recipe.make(Plan(shape, num_classes, placement, dropout, norm, settings))
+    try:
+        module = recipe.make(Plan(shape, num_classes, placement, dropout, norm, settings))
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as problem:
+        raise ModelError(f"model: {model} cannot be built with these settings: {describe(problem)}") from None
     paths = {id(part): path for path, part in module.named_modules()}
     sites = tuple(paths[id(layer)] for layer in made)
     return Network(module, sites, None if arm == "none" else placement)
