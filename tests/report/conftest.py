@@ -4,6 +4,11 @@ from batchnorm.report.view import look
 from tests.report.records_factory import Plan, records
 
 HOSTILE = "</script><img src=x onerror='window.pwned=1'>\u2028\"%{x}<!--<script>"
+SECTIONS = ["answer", "fairness", "curves", "rates", "distributions", "predictions", "confusion", "cost",
+            "provenance"]  # fmt: skip
+MANY = tuple(
+    (arm, place) for arm in ("batch", "layer", "group", "instance", "local") for place in ("before", "after")
+)
 
 
 @pytest.fixture

@@ -6,22 +6,11 @@ import time
 import pytest
 
 from batchnorm.report import write
-from tests.report.conftest import HOSTILE
+from tests.report.conftest import HOSTILE, MANY, SECTIONS
 from tests.report.records_factory import Plan, write_records
 
 pytestmark = pytest.mark.browser
 
-SECTIONS = [
-    "answer",
-    "fairness",
-    "curves",
-    "rates",
-    "distributions",
-    "predictions",
-    "confusion",
-    "cost",
-    "provenance",
-]
 PLAN = Plan(
     samples=60, seeds=3, levels={"none": 0.8, "batch": 0.9}, diverge=[("none", 1.0, None)],
     sites=tuple(f"block{i}.norm" for i in range(6)),
@@ -296,6 +285,41 @@ def test_no_horizontal_page_scroll(opened, page, width):
     assert max(wide) <= width
 
 
+def test_many_arms_leave_room_for_the_plot_on_a_narrow_screen(browser, opened, tmp_path):
+    plan = Plan(arms=(("none", None), *MANY), seeds=2, lrs=(0.1,), sites=("a",), samples=0)
+    resize(opened, 360, 800)
+    load(browser, write(write_records(tmp_path, plan)).as_uri())
+    sizes = browser.execute_script(
+        "return ['accuracy', 'loss', 'rates', 'percentiles'].map(name => { const s ="
+        " document.getElementById('plot-' + name)._fullLayout;"
+        " return [s._size.h, s.legend._height - s.legend._effHeight]; })"
+    )
+    assert min(height for height, _ in sizes) >= 180
+    assert max(hidden for _, hidden in sizes) <= 1
+    resize(browser, 1400, 1000)
+    wait_for(browser, "return document.getElementById('plot-loss').clientHeight < 500")
+
+
+def test_narrow_screens_show_whole_counts_and_stack_the_conditions(opened, page):
+    def of(script):
+        return opened.execute_script(script)
+
+    bar = "return document.getElementById('plot-confusion-0')._fullData[0].showscale"
+    assert of(bar) is True
+    resize(opened, 360, 800)
+    load(opened, page)
+    assert of(bar) is False
+    cell = of("return document.getElementById('plot-confusion-0')._fullLayout._size.w / 10")
+    widths = of(
+        "return [...document.querySelectorAll('#plot-confusion-0 .heatmap-label')]"
+        ".map(e => e.getBoundingClientRect().width)"
+    )
+    assert len(widths) >= 10
+    assert max(widths) <= cell
+    right = "return Math.max(...[...document.querySelectorAll('.checks td')].map(e => e.getBoundingClientRect().right))"
+    assert of(right) <= 360
+
+
 def colours(browser):
     return browser.execute_script(
         "return [getComputedStyle(document.body).backgroundColor,"
@@ -311,6 +335,8 @@ def test_dark_mode_applies_to_page_and_plots_while_open(opened):
     dark = colours(opened)
     assert dark[0] == "rgb(20, 23, 27)"
     assert dark[1] != light[1]
+    line = "return getComputedStyle(document.querySelectorAll('#plot-loss .js-line')[arguments[0]]).stroke"
+    assert "rgb(58, 159, 222)" in [opened.execute_script(line, i) for i in range(4)]
     prefer(opened, prefers_color_scheme="light")
     wait_for(opened, "return document.getElementById('plot-loss').layout.font.color === '#1b1f24'")
 

@@ -12,23 +12,9 @@ from batchnorm.records import Records, Run, Store, read
 from batchnorm.report import page as page_module
 from batchnorm.report import render, write
 from batchnorm.report.view import Detail
-from tests.report.conftest import HOSTILE
+from tests.report.conftest import HOSTILE, MANY, SECTIONS
 from tests.report.records_factory import Plan, records, write_records
 
-SECTIONS = [
-    "answer",
-    "fairness",
-    "curves",
-    "rates",
-    "distributions",
-    "predictions",
-    "confusion",
-    "cost",
-    "provenance",
-]
-MANY = tuple(
-    (arm, place) for arm in ("batch", "layer", "group", "instance", "local") for place in ("before", "after")
-)
 PLANS = {
     "usual": Plan(),
     "no run": Plan(finished=0),

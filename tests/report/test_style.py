@@ -1,9 +1,11 @@
+import colorsys
 import re
 from importlib import resources
 
 import pytest
 
 from batchnorm.records.identity import IDENTITIES
+from batchnorm.report.drawing import dark_colours
 
 CSS = (resources.files("batchnorm.report") / "templates" / "style.css").read_text(encoding="utf-8")
 LIGHT, DARK = (
@@ -47,6 +49,25 @@ def test_arms_differ_in_more_than_colour():
     assert (IDENTITIES["batch"].colour, IDENTITIES["batch"].dash, IDENTITIES["batch"].marker) == (
         "#0072B2", "solid", "square",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", IDENTITIES)
+def test_lines_stand_out_on_a_dark_page_and_keep_their_hue(arm):
+    look = IDENTITIES[arm]
+    assert contrast(look.dark, DARK["page"]) >= 4.5
+    light, dark = (
+        colorsys.rgb_to_hls(*(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+        for c in (look.colour, look.dark)
+    )
+    assert dark[1] > light[1]
+    assert abs(dark[0] - light[0]) * 360 <= 12
+
+
+def test_bands_are_stronger_on_a_dark_page(view):
+    colours = dark_colours(view().arms)
+    assert colours["#0072B2"] == IDENTITIES["batch"].dark
+    assert colours["rgba(0,114,178,0.18)"] == "rgba(58,159,222,0.3)"
+    assert len({look.dark for look in IDENTITIES.values()}) == len(IDENTITIES)
 
 
 def test_print_motion_and_images_are_looked_after():

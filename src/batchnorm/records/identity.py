@@ -8,26 +8,30 @@ __all__ = ["IDENTITIES", "Identity", "arm_label", "arm_order", "identity"]
 
 @dataclass(frozen=True)
 class Identity:
-    """How an arm is drawn; dash and marker are plotly's names, so that colour is never the only sign."""
+    """How an arm is drawn; dash and marker are plotly's names, so that colour is never the only sign.
+
+    `dark` is the colour in a lighter shade, for dark pages.
+    """
 
     colour: str
+    dark: str
     dash: str
     marker: str
 
 
 # Okabe-Ito and, for the arms that came later, colours told apart from it; the order is the order of display.
 IDENTITIES = {
-    "none": Identity("#6B6B6B", "dash", "circle"),
-    "batch": Identity("#0072B2", "solid", "square"),
-    "layer": Identity("#E69F00", "dashdot", "diamond"),
-    "group": Identity("#009E73", "dot", "triangle-up"),
-    "instance": Identity("#CC79A7", "longdash", "x"),
-    "local": Identity("#56B4E9", "longdashdot", "cross"),
-    "ghost": Identity("#D55E00", "8px,3px", "triangle-down"),
-    "renorm": Identity("#7A5195", "14px,4px,3px,4px", "star"),
-    "frozen": Identity("#8C564B", "3px,6px", "hexagon"),
+    "none": Identity("#6B6B6B", "#A6A6A6", "dash", "circle"),
+    "batch": Identity("#0072B2", "#3A9FDE", "solid", "square"),
+    "layer": Identity("#E69F00", "#F0B429", "dashdot", "diamond"),
+    "group": Identity("#009E73", "#1FBF91", "dot", "triangle-up"),
+    "instance": Identity("#CC79A7", "#DE97BE", "longdash", "x"),
+    "local": Identity("#56B4E9", "#97D3F7", "longdashdot", "cross"),
+    "ghost": Identity("#D55E00", "#F27A1D", "8px,3px", "triangle-down"),
+    "renorm": Identity("#7A5195", "#B083CF", "14px,4px,3px,4px", "star"),
+    "frozen": Identity("#8C564B", "#BC8578", "3px,6px", "hexagon"),
 }
-_UNKNOWN = Identity("#4C5B61", "5px,5px", "pentagon")
+_UNKNOWN = Identity("#4C5B61", "#8FA3AB", "5px,5px", "pentagon")
 _PLACEMENTS = ("before", "after", "own")
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "BAND_OPACITY",
     "band",
     "curve",
+    "dark_colours",
     "end_labels",
     "faded",
     "figure",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 BAND_OPACITY = 0.18
+DARK_BAND_OPACITY = 0.3
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -34,6 +36,15 @@ def faded(colour: str, opacity: float = BAND_OPACITY) -> str:
     """Return `#rrggbb` with an opacity."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
+
+
+def dark_colours(arms: Sequence[Arm]) -> dict[str, str]:
+    """Return what stands on a dark page in place of each colour of lines and bands."""
+    colours: dict[str, str] = {}
+    for arm in arms:
+        light, dark = arm.identity.colour, arm.identity.dark
+        colours |= {light: dark, faded(light): faded(dark, DARK_BAND_OPACITY)}
+    return colours
 
 
 def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:

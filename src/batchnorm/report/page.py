@@ -22,6 +22,8 @@ from batchnorm.report import (
 )
 from batchnorm.report import predictions as table
 from batchnorm.report.assets import plotly_script, stylesheet, table_widget, text_asset
+from batchnorm.report.drawing import dark_colours
+from batchnorm.report.figure import script_json
 from batchnorm.report.phrases import tidy
 from batchnorm.report.view import FULL, Detail, View, look
 
@@ -131,6 +133,7 @@ def _context(view: View) -> dict[str, Any]:
             provenance.versions_table(view),
             provenance.settings_table(view),
         ],
+        "dark_colours": script_json(dark_colours(view.arms)),
         "style": stylesheet(),
         "script": text_asset("page.js"),
         "plotly": plotly_script(),

@@ -10,6 +10,7 @@
     showSendToCloud: false, plotlyServerURL: "",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   };
+  const darker = JSON.parse(document.getElementById("dark-colours").textContent);
   const figures = [];
   const choices = {};
   let printing = false;
@@ -36,6 +37,33 @@
     return result;
   }
 
+  // Lines, bands and markers in their shade for dark pages; data are left as they are.
+  function shaded(value) {
+    if (typeof value === "string") return darker[value] ?? value;
+    if (value === null || typeof value !== "object" || Array.isArray(value)) return value;
+    return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, shaded(part)]));
+  }
+
+  const isNarrow = (figure) => figure.element.clientWidth < 480;
+
+  function tracesOf(figure, plot) {
+    const traces = plot.data.map((trace) => (theme() === THEMES.dark ? shaded(trace) : { ...trace }));
+    for (const trace of traces.filter((each) => each.type === "heatmap" && isNarrow(figure))) {
+      trace.showscale = false;
+      trace.textfont = { ...trace.textfont, size: 9 };
+    }
+    return traces;
+  }
+
+  // A legend of several rows gets room of its own: within the height of the figure it would eat the plot.
+  function heightFor(figure, plot) {
+    const names = plot.data.filter((trace) => trace.showlegend !== false && trace.name && trace.type !== "heatmap")
+      .map((trace) => trace.name);
+    const widest = Math.max(0, ...names.map((name) => 7.5 * name.length)) + 62;
+    const columns = Math.max(1, Math.floor((figure.element.clientWidth - 80) / widest));
+    return figure.height + 29 * Math.max(0, Math.ceil(names.length / columns) - 1);
+  }
+
   function keyOf(figure) {
     return figure.controls.map((name) => choices[figure.group][name]).join("|");
   }
@@ -46,7 +74,9 @@
     if (!plot) return;
     const layout = dressed(plot.layout, choice);
     if (printing) layout.width = Math.min(figure.element.clientWidth, 680);
-    Plotly.react(figure.element, plot.data.map((trace) => ({ ...trace })), layout, config);
+    figure.element.style.height = heightFor(figure, plot) + "px";
+    figure.width = figure.element.clientWidth;
+    Plotly.react(figure.element, tracesOf(figure, plot), layout, config);
   }
 
   function fits(rule, chosen) {
@@ -87,12 +117,16 @@
   function readFigures() {
     for (const element of document.querySelectorAll(".plot")) {
       const source = document.getElementById("json-" + element.id.slice("plot-".length));
-      figures.push({ element, ...JSON.parse(source.textContent) });
+      figures.push({ element, height: parseFloat(element.style.height), ...JSON.parse(source.textContent) });
     }
   }
 
   function redraw() {
     figures.forEach(draw);
+  }
+
+  function resized() {
+    if (!printing) figures.filter((figure) => figure.element.clientWidth !== figure.width).forEach(draw);
   }
 
   function beforePrint() {
@@ -163,6 +197,7 @@
   Object.keys(choices).forEach(follow);
   figures.filter((figure) => !figure.group).forEach(draw);
   dark.addEventListener("change", redraw);
+  window.addEventListener("resize", resized);
   window.addEventListener("beforeprint", beforePrint);
   window.addEventListener("afterprint", afterPrint);
   markContents();
