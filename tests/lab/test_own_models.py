@@ -56,6 +56,21 @@ class TwoFaced(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(256, 9), nn.BatchNorm1d(9), nn.Linear(9, 10))
     def forward(self, x): return (self.net(x), x) if self.training else self.net(x)
+class Twofold(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm, self.out = nn.Linear(256, 9), nn.BatchNorm1d(9), nn.Linear(9, 10)
+        self.pairs = [(self.fc, self.norm)]
+    def forward(self, x):
+        x = x.flatten(1)
+        for layer, norm in self.pairs: x = norm(layer(x))
+        return self.out(x)
+def pairs(): return Twofold()
+def closure():
+    net = Twofold()
+    norm = net.norm
+    net.pairs = [(net.fc, lambda x: norm(x))]
+    return net
 def no_activation(): return nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
 class Pair(nn.Module):
     def __init__(self):
@@ -248,3 +263,13 @@ def test_refusals_in_one_line(name, more, error, message):
 def test_inserted_norms_are_the_only_ones():
     network, _ = make("with_norms", "none")
     assert batch_norm_paths(network.module) == ()
+
+
+def test_norms_in_nested_containers_leave_for_arm_none():
+    network = make("pairs", "none")[0].module
+    assert type(network.pairs[0][1]) is nn.Identity
+
+
+def test_norms_that_cannot_be_exchanged_are_refused():
+    with pytest.raises(ModelError, match=r"mine.py:closure: .*still uses the old layer at 'norm'"):
+        make("closure", "none")

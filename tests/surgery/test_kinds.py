@@ -51,3 +51,20 @@ def test_refusals(kind, given, message):
     with pytest.raises(ConversionError) as caught:
         replacement(kind, 8, **given)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "message"),
+    [
+        ("local", "size", 0, "size: expected an integer of at least 1, got 0"),
+        ("local", "size", True, "size: expected an integer"),
+        ("local", "size", 2.5, "size: expected an integer"),
+        ("local", "alpha", "x", "alpha: expected a finite number, got 'x'"),
+        ("local", "k", float("nan"), "k: expected a finite number"),
+        ("group", "num_groups", True, "num_groups: expected a divisor"),
+        ("group", "num_groups", 0, "num_groups: expected a divisor"),
+    ],
+)
+def test_options_that_do_not_fit(kind, option, value, message):
+    with pytest.raises(ConversionError, match=message):
+        replacement(kind, 8, ndim=4, **{option: value})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["FIELDS", "Field", "carry", "peculiarities"]
+__all__ = ["FIELDS", "Field", "carry", "give_back", "peculiarities"]
 
 Slot = Literal["parameter", "buffer", "setting", "hooks"]
 
@@ -83,6 +83,13 @@ def carry(source: nn.Module, target: nn.Module, *, between_batch_norms: bool, na
     for name, value in vars(source).items():
         if name not in _NAMES | _STAYING and name not in vars(target):
             vars(target)[name] = value
+
+
+def give_back(source: nn.Module, target: nn.Module) -> None:
+    """Undo a `carry` as far as the source lost anything: the hooks by which a lazy layer waits for its input."""
+    _drop_lazy_hooks(target)
+    if "_initialize_hook" in vars(source):
+        _add_lazy_hooks(source)
 
 
 def peculiarities(layer: nn.Module, plain: tuple[type[nn.Module], ...]) -> str | None:

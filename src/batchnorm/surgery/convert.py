@@ -1,17 +1,19 @@
 """Exchange the batch norms of a model for other layers, and back."""
 
 import warnings
+from collections.abc import Container
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 import batchnorm.nn as ours
 from batchnorm.errors import ConversionError, ConversionWarning
-from batchnorm.surgery.carry import carry, peculiarities
+from batchnorm.surgery.carry import carry, give_back, peculiarities
 from batchnorm.surgery.kinds import KINDS, replacement
 from batchnorm.surgery.layers import is_batch_norm
+from batchnorm.surgery.reach import reached, touched
 from batchnorm.surgery.replace import copied, exchange, refuse_scripted
-from batchnorm.surgery.restored import materialise, restored, run
+from batchnorm.surgery.restored import materialise, restored
 
 __all__ = ["TARGETS", "convert", "convert_"]
 
@@ -42,13 +44,18 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
     state_dict, and the same outputs up to rounding. The other layers take over weight, bias and eps, and every hook
     and flag, but not the running statistics.
 
+    Exchanged are the registered layers, wherever modules, lists, tuples, dict values, namespaces and the like hold
+    them. What a closure or a global holds cannot be seen: with an example the model is run afterwards and refused if
+    it still uses an old layer; without one such a layer stays in use unnoticed.
+
     Args:
         model: not changed. A layer at several places stays one layer.
         to: "batchnorm"; "torch" (running statistics take the weight's type, which torch's operator needs); "group"
             (gcd(32, C) groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known);
             "instance"; "local" (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
-            BatchNorm1d sees (N, C) or (N, C, L), and to give lazy layers their shapes. Default None.
+            BatchNorm1d sees (N, C) or (N, C, L), to give lazy layers their shapes, and to see that no old layer is
+            still in use. Default None.
         options: "group": num_groups; "local": size, alpha, beta, k.
 
     Returns:
@@ -56,8 +63,9 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
 
     Raises:
         ConversionError: an unknown target or option; a target that has no meaning for a layer; a layer that has not
-            seen an input yet; for targets that change what is computed, a batch norm of a class of its own.
-            "batchnorm" and "torch" leave such a layer as it is, and warn.
+            seen an input yet; an old layer still in use on the example, or an example on which the model raises; for
+            targets that change what is computed, a batch norm of a class of its own. "batchnorm" and "torch" leave
+            such a layer as it is, and warn.
 
     Example:
         >>> from torch import nn
@@ -68,7 +76,7 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
         The groups are those of Wu & He 2018, "Group Normalization".
     """
     _check_target(to, options)
-    return _convert(copied(model, "convert"), to, example, options)
+    return _convert(copied(model, "convert"), to, example, options, original=model)
 
 
 def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **options: Any) -> nn.Module:
@@ -77,7 +85,7 @@ def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **
     Optimizers that hold its parameters stay valid, and so do handles of hooks.
 
     Args:
-        model: changed in place, unless an error is raised.
+        model: changed in place, unless an error is raised (then lazy layers may have their shapes all the same).
         to: as for `convert`.
         example: as for `convert`.
         options: as for `convert`.
@@ -99,15 +107,61 @@ def convert_(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **
     return _convert(model, to, example, options)
 
 
-def _convert(model: nn.Module, to: str, example: Any, options: dict[str, Any]) -> nn.Module:
+def _convert(
+    model: nn.Module, to: str, example: Any, options: dict[str, Any], original: nn.Module | None = None
+) -> nn.Module:
     if example is not None:
         materialise(model, example)
     layers = _exchangeable(model, to)
-    ndims = _ndims(model, layers, example) if to in ("layer", "group", "instance", "local") else {}
+    # A function that the model holds is not copied with it, and may run layers of the original.
+    with restored(model if original is None else original):
+        seen = reached(model, layers.values(), example) if layers and example is not None else {}
+    ndims = {layer: next(iter(dims)) for layer, dims in seen.items() if len(dims) == 1}
     new = {layer: _counterpart(layer, path, to, ndims.get(layer), options) for path, layer in layers.items()}
     for layer, target in new.items():
         carry(layer, target, between_batch_norms=is_batch_norm(target), narrow=to == "torch")
-    return exchange(model, new)
+    result = exchange(model, new)
+    if example is None or not layers:
+        return result
+    try:
+        lost = _refuse_old(result, to, layers, new, seen, example, original)
+    except BaseException:
+        exchange(result, {target: layer for layer, target in new.items()})
+        for layer, target in new.items():
+            give_back(layer, target)
+        raise
+    if lost:
+        warnings.warn(
+            f"convert(to={to!r}): on the example the model ran {_at(lost[0])} before and does not run it now",
+            ConversionWarning,
+            stacklevel=3,
+        )
+    return result
+
+
+def _refuse_old(
+    model: nn.Module,
+    to: str,
+    layers: dict[str, nn.Module],
+    new: dict[nn.Module, nn.Module],
+    seen: Container[nn.Module],
+    example: Any,
+    original: nn.Module | None,
+) -> list[str]:
+    """Raise where the model still uses what was exchanged; else the paths that it ran and does not run now."""
+    places = {layer: path for path, layer in layers.items()}
+    if original is not None:
+        places |= {original.get_submodule(path): path for path in layers}
+    used, running = touched(model, places, new.values(), example)
+    for layer, path in places.items():
+        if layer in used:
+            raise ConversionError(
+                f"to={to!r}: on the example the model still uses the old layer at {_at(path)}: it is reached through "
+                "something that convert cannot see, e.g. a closure; reach it through an attribute of the model"
+            )
+    if running is None:
+        return []
+    return [path for path, layer in layers.items() if layer in seen and new[layer] not in running]
 
 
 def _check_target(to: str, options: dict[str, Any]) -> None:
@@ -181,29 +235,6 @@ def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict
         )
     except ConversionError as problem:
         raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
-
-
-def _ndims(model: nn.Module, layers: dict[str, nn.Module], example: Any) -> dict[nn.Module, int]:
-    """Dimensions of the inputs that the layers see in the example; a layer that sees several, or none, is left out."""
-    unsure = [layer for layer in layers.values() if type(layer) not in _NDIM]
-    if example is None or not unsure:
-        return {}
-    seen: dict[nn.Module, set[int]] = {}
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        value = args[0] if args else kwargs.get("input")
-        if isinstance(value, Tensor):
-            seen.setdefault(module, set()).add(value.dim())
-
-    with restored(model):
-        for layer in unsure:
-            layer.register_forward_pre_hook(note, with_kwargs=True)
-        try:
-            run(model, example)
-        except Exception as problem:
-            text = " ".join(str(problem).split())
-            raise ConversionError(f"example: the model raised {type(problem).__name__}: {text}") from problem
-    return {layer: next(iter(dims)) for layer, dims in seen.items() if len(dims) == 1}
 
 
 def _at(path: str) -> str:

@@ -95,6 +95,7 @@ def replacement(
             raise ConversionError(
                 f"'local' (LocalResponseNorm) is for images (N, C, H, W); got {_shape(ndim, channels_last)}"
             )
+        _check_local(options)
         return nn.LocalResponseNorm(**{"size": _LOCAL_SIZE, **options})
     if kind == "layer":
         if channels_last or ndim == 2:
@@ -103,7 +104,7 @@ def replacement(
     if kind == "instance":
         return _instance(channels, ndim, channels_last, affine=affine, **settings)
     groups = options.get("num_groups", math.gcd(_GROUPS, channels))
-    if not isinstance(groups, int) or groups < 1 or channels % groups:
+    if not _is_count(groups) or channels % groups:
         raise ConversionError(f"num_groups: expected a divisor of the {channels} channels, got {groups!r}")
     if ndim == 2 and groups == channels:
         raise ConversionError(
@@ -127,6 +128,19 @@ def _instance(channels: int, ndim: int | None, channels_last: bool, **settings: 
     if ndim not in _INSTANCE:
         raise ConversionError(f"'instance' needs (N, C, L), images or volumes; got {ndim} dimensions")
     return _INSTANCE[ndim](channels, **settings)
+
+
+def _check_local(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if name == "size" and not _is_count(value):
+            raise ConversionError(f"size: expected an integer of at least 1, got {value!r}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ConversionError(f"{name}: expected a finite number, got {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _shape(ndim: int | None, channels_last: bool) -> str:

@@ -1,16 +1,24 @@
 """Exchange modules of a model, wherever it holds them."""
 
 import copy
+import dataclasses
+import functools
+from collections import deque
 from collections.abc import Mapping
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from batchnorm.errors import ConversionError
 
 __all__ = ["copied", "exchange", "refuse_scripted"]
+
+# Registries and hooks, of which only the registered modules are exchanged.
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+_ATOMS = (Tensor, str, bytes, int, float, complex, torch.dtype, torch.device)
 
 
 def copied(model: nn.Module, verb: str) -> nn.Module:
@@ -49,7 +57,11 @@ def refuse_scripted(model: nn.Module) -> None:
 
 
 def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Put modules in the place of others: where they are registered, and in plain attributes, lists, tuples and dicts.
+    """Put modules in the place of others: where they are registered, and where attributes hold them.
+
+    Followed are lists, tuples, dict values, sets and deques in any depth, bound methods and partials, namespaces,
+    dataclasses, and objects whose class is defined beside one of the model's. Not followed are closures, globals,
+    class attributes and the keys of dicts.
 
     Args:
         model: changed in place.
@@ -58,39 +70,85 @@ def exchange(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
     Returns:
         The model, or what takes its place where it is itself among the old.
     """
-    for module in list(model.modules()):
-        if module in new:
-            continue
-        for name, child in module._modules.items():
-            if child is not None and child in new:
-                module._modules[name] = new[child]
-        for name, value in vars(module).items():
-            if not name.startswith("_") and _holds(value, new):
-                vars(module)[name] = _exchanged(value, new)
+    modules = [*model.modules(), *new.values()]
+    walk = _Walk(new, {type(module).__module__ for module in modules})
+    for module in modules:
+        walk.done[id(module)] = (module, module)
+    placed = {id(module) for module in new.values()}
+    for module in modules:
+        if module not in new and id(module) not in placed:
+            walk.registered(module)
+        walk.attributes(module)
     return new.get(model, model)
 
 
-def _holds(value: Any, new: Mapping[nn.Module, nn.Module]) -> bool:
-    if isinstance(value, nn.Module):
-        return value in new
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        return False
-    return any(isinstance(item, nn.Module) and item in new for item in value)
+class _Walk:
+    """One way through all that a model holds."""
+
+    def __init__(self, new: Mapping[nn.Module, nn.Module], homes: set[str]) -> None:
+        self.new = new
+        self.homes = {home for home in homes if home.partition(".")[0] not in ("torch", "batchnorm")}
+        # By identity, with the object itself, so that no id is used twice.
+        self.done: dict[int, tuple[Any, Any]] = {}
+
+    def registered(self, module: nn.Module) -> None:
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = self.of(child)
+
+    def attributes(self, holder: Any) -> None:
+        own = vars(holder)
+        for name, value in list(own.items()):
+            if not (isinstance(holder, nn.Module) and name in _TORCHS_OWN):
+                _set(own, name, value, self.of(value))
+
+    def of(self, value: Any) -> Any:
+        """What stands in the place of a value; containers that can change are changed and stay."""
+        if isinstance(value, nn.Module) and value in self.new:
+            return self.new[value]
+        if value is None or isinstance(value, _ATOMS):
+            return value
+        if id(value) not in self.done:
+            self.done[id(value)] = (value, value)
+            self.done[id(value)] = (value, self._changed(value))
+        return self.done[id(value)][1]
+
+    def _changed(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            self.registered(value)
+            self.attributes(value)
+        elif isinstance(value, list | deque):
+            for number, item in enumerate(list(value)):
+                _set(value, number, item, self.of(item))
+        elif isinstance(value, dict):
+            for key, item in list(value.items()):
+                _set(value, key, item, self.of(item))
+        elif isinstance(value, set):
+            for item in list(value):
+                if self.of(item) is not item:
+                    value.remove(item)
+                    value.add(self.of(item))
+        elif isinstance(value, tuple | frozenset):
+            items = [self.of(item) for item in value]
+            if any(a is not b for a, b in zip(value, items, strict=True)):
+                return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        elif isinstance(value, MethodType):
+            owner = self.of(value.__self__)
+            if owner is not value.__self__:
+                return getattr(owner, value.__name__, value)
+        elif isinstance(value, functools.partial):
+            parts = self.of((value.func, value.args, dict(value.keywords)))
+            return functools.partial(parts[0], *parts[1], **parts[2])
+        elif self._is_plain(value):
+            self.attributes(value)
+        return value
+
+    def _is_plain(self, value: Any) -> bool:
+        kind = type(value)
+        known = kind is SimpleNamespace or dataclasses.is_dataclass(value) or kind.__module__ in self.homes
+        return known and not isinstance(value, type | FunctionType) and hasattr(value, "__dict__")
 
 
-def _exchanged(value: Any, new: Mapping[nn.Module, nn.Module]) -> Any:
-    def one(item: Any) -> Any:
-        return new.get(item, item) if isinstance(item, nn.Module) else item
-
-    if isinstance(value, list):
-        value[:] = [one(item) for item in value]
-    elif isinstance(value, dict):
-        value.update({key: one(item) for key, item in value.items()})
-    elif isinstance(value, tuple):
-        items = [one(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    else:
-        return one(value)
-    return value
+def _set(holder: Any, key: Any, old: Any, new: Any) -> None:
+    if new is not old:
+        holder[key] = new
