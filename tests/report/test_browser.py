@@ -300,6 +300,18 @@ def test_many_arms_leave_room_for_the_plot_on_a_narrow_screen(browser, opened, t
     wait_for(browser, "return document.getElementById('plot-loss').clientHeight < 500")
 
 
+def test_plots_fill_their_place_after_the_window_changes(opened):
+    gaps = (
+        "return [...document.querySelectorAll('.plot')].every(p => { const s = p.querySelector('.main-svg');"
+        " return s.width.baseVal.value === p.clientWidth && s.height.baseVal.value === p.clientHeight; })"
+    )
+    assert opened.execute_script(gaps)
+    for width in (700, 360, 1100):
+        resize(opened, width, 800)
+        wait_for(opened, f"return window.innerWidth === {width}")
+        wait_for(opened, gaps)
+
+
 def test_narrow_screens_show_whole_counts_and_stack_the_conditions(opened, page):
     def of(script):
         return opened.execute_script(script)

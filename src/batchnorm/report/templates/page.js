@@ -6,7 +6,7 @@
   };
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const config = {
-    responsive: true, displaylogo: false,
+    displaylogo: false,
     showSendToCloud: false, plotlyServerURL: "",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   };
@@ -73,9 +73,11 @@
     const plot = figure.plots[choice];
     if (!plot) return;
     const layout = dressed(plot.layout, choice);
-    if (printing) layout.width = Math.min(figure.element.clientWidth, 680);
-    figure.element.style.height = heightFor(figure, plot) + "px";
+    // Both sides are given: plotly's own fitting, at work beside this, can leave a plot at its default height.
     figure.width = figure.element.clientWidth;
+    layout.width = printing ? Math.min(figure.width, 680) : figure.width;
+    layout.height = heightFor(figure, plot);
+    figure.element.style.height = layout.height + "px";
     Plotly.react(figure.element, tracesOf(figure, plot), layout, config);
   }
 
@@ -126,7 +128,8 @@
   }
 
   function resized() {
-    if (!printing) figures.filter((figure) => figure.element.clientWidth !== figure.width).forEach(draw);
+    const changed = (figure) => figure.element.clientWidth > 0 && figure.element.clientWidth !== figure.width;
+    if (!printing) figures.filter(changed).forEach(draw);
   }
 
   function beforePrint() {
@@ -197,7 +200,8 @@
   Object.keys(choices).forEach(follow);
   figures.filter((figure) => !figure.group).forEach(draw);
   dark.addEventListener("change", redraw);
-  window.addEventListener("resize", resized);
+  const watcher = new ResizeObserver(resized);
+  for (const figure of figures) watcher.observe(figure.element);
   window.addEventListener("beforeprint", beforePrint);
   window.addEventListener("afterprint", afterPrint);
   markContents();
