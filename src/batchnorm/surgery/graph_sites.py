@@ -16,7 +16,7 @@ from batchnorm.surgery.hidden import (
     is_product,
 )
 
-__all__ = ["GraphSite", "graph_sites", "is_pass_through", "use_values_in_place"]
+__all__ = ["GraphSite", "graph_sites", "is_overwriting", "is_pass_through", "use_values_in_place"]
 
 _OPERATORS = frozenset({operator.mul, operator.imul})
 _PASS_MODULES = (
@@ -89,7 +89,11 @@ def use_values_in_place(graph: fx.Graph, model: nn.Module) -> bool:
     found = False
     for node in list(graph.nodes):
         source = _input_of(node)
-        if not _is_activation(node, model) or not isinstance(source, fx.Node) or not _overwrites(node, model):
+        if (
+            not _is_activation(node, model)
+            or not isinstance(source, fx.Node)
+            or not is_overwriting(node, model)
+        ):
             continue
         later = [user for user in source.users if order[user] > order[node]]
         for user in later:
@@ -154,7 +158,8 @@ def _is_output(node: fx.Node, model: nn.Module) -> bool:
     )
 
 
-def _overwrites(node: fx.Node, model: nn.Module) -> bool:
+def is_overwriting(node: fx.Node, model: nn.Module) -> bool:
+    """Whether an activation's node works in place."""
     if node.op == "call_module":
         return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
     function = node.target

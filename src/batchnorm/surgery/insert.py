@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from batchnorm.errors import ConversionError
-from batchnorm.surgery.graph_sites import GraphSite, graph_sites, use_values_in_place
+from batchnorm.surgery.aliases import is_reached_by_memory
+from batchnorm.surgery.bypassed import Structure, agree, outputs
+from batchnorm.surgery.graph_sites import GraphSite, graph_sites, is_overwriting, use_values_in_place
 from batchnorm.surgery.hidden import ACTIVATION_MODULES
 from batchnorm.surgery.layers import batch_norm_paths
 from batchnorm.surgery.layouts import Layouts, Spot, make_norm, spot_of
@@ -36,9 +38,8 @@ def insert(model: nn.Module, placement: str = "before", *, example: Any = None) 
         model: a network without batch norm; not changed.
         placement: "before" or "after" the activation. Default "before".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn shapes, also
-            those of lazy layers. Without
-            it channels are read off the preceding convolution or linear layer, and a linear layer is taken to see
-            (N, C). Default None.
+            those of lazy layers, and to see that nothing but norms was added. Without it channels are read off the
+            preceding convolution or linear layer, and a linear layer is taken to see (N, C). Default None.
 
     Returns:
         The new model. (N, C) and (N, C, L) get a BatchNorm1d, images a 2d, volumes a 3d, and (N, *, C) behind a linear
@@ -46,7 +47,9 @@ def insert(model: nn.Module, placement: str = "before", *, example: Any = None) 
 
     Raises:
         ConversionError: the model has batch norms; no hidden activation is found; or there is no telling where, or for
-            how many channels, a norm must stand. The message says what to do.
+            how many channels, a norm must stand; an activation works in place on memory that others read through a
+            view; or the model without its new norms does not compute on the example what it did. The message says
+            what to do.
 
     Example:
         >>> from torch import nn
@@ -86,8 +89,28 @@ def insert_(model: nn.Module, placement: str = "before", *, example: Any = None)
 
 
 def _insert(model: nn.Module, placement: str, example: Any) -> nn.Module:
-    if example is not None:
-        materialise(model, example)
+    if example is None:
+        return _put(model, placement, None)
+    materialise(model, example)
+    expected = outputs(model, example)
+    # A model that gives something else every time cannot be compared with itself.
+    steady = agree(expected, outputs(model, example))
+    before = Structure(model)
+    try:
+        result = _put(model, placement, example)
+        norms = [result.get_submodule(path) for path in batch_norm_paths(result)]
+        if steady and not agree(expected, outputs(result, example, bypassed=norms)):
+            raise ConversionError(
+                "insert: on the example the model without its new norms computes something else than before, as where "
+                "an activation works in place on what others read; make it inplace=False, or place batch norms by hand"
+            )
+    except BaseException:
+        before.put_back()
+        raise
+    return result
+
+
+def _put(model: nn.Module, placement: str, example: Any) -> nn.Module:
     try:
         return _insert_traced(model, placement, example)
     except UntraceableError as problem:
@@ -118,6 +141,12 @@ def _insert_traced(model: nn.Module, placement: str, example: Any) -> nn.Module:
     graph = trace(model, example)
     overwritten = use_values_in_place(graph, model)
     sites = graph_sites(graph, model)
+    for site in sites:
+        if is_overwriting(site.output, model) and is_reached_by_memory(site.output, site.input, model):
+            raise ConversionError(
+                f"insert: {_name(site)} works in place on a view, or on a value of which there is a view, and what it "
+                "changes is read there; make it inplace=False and use its output, or place batch norms by hand"
+            )
     if not sites:
         raise _none_found()
     spots = _static_spots(model, placement, sites) if example is None else {}

@@ -78,7 +78,7 @@ def observed_sites(model: nn.Module, placement: str, example: Any, reason: str) 
             warnings.warn(
                 f"insert: {path!r} is not called on the example, and gets no batch norm",
                 ConversionWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
     return sites
 
