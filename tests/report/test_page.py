@@ -11,7 +11,8 @@ from batchnorm.errors import StoreError
 from batchnorm.records import Records, Run, Store, read
 from batchnorm.report import page as page_module
 from batchnorm.report import render, write
-from batchnorm.report.view import Detail
+from batchnorm.report.provenance import settings_table
+from batchnorm.report.view import Detail, look
 from tests.report.conftest import HOSTILE, MANY, SECTIONS
 from tests.report.records_factory import Plan, records, write_records
 
@@ -251,6 +252,19 @@ except ImportError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("MissingExtraError the report needs jinja2"), done.stderr
     assert "pip install 'batchnorm[lab]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "value"),
+    [
+        ("lenet", "none: the model comes with batchnorm"),
+        ("mine.py:build", "not recorded"),
+        (None, "not recorded"),
+    ],
+)
+def test_a_built_in_model_needs_no_digest(tmp_path, model, value):
+    made = look(records(tmp_path, Plan(finished=0, settings={"model": model})))
+    assert ["model_digest", value] in settings_table(made).rows
 
 
 def test_without_scripts_every_table_is_readable(tmp_path):
