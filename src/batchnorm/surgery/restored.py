@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
 from batchnorm.errors import ConversionError
+from batchnorm.surgery.contents import Contents
 
 __all__ = ["call", "generators_kept", "materialise", "own", "restored", "run"]
 
@@ -42,7 +43,8 @@ def restored(model: nn.Module) -> Iterator[None]:
     """Within it, the model may run in any mode; at the end everything is as it was, also when a pass raised.
 
     Put back: every module's attributes (training flag, plain attributes, hooks, registered parameters, buffers and
-    modules), the values of buffers and parameters, gradients, and the random generators.
+    modules), the items of lists, dicts, sets and deques in them, the values of buffers and parameters, gradients, and
+    the random generators. Not put back is what other objects, closures and globals hold.
     """
     modules = list(model.modules())
     attributes = [dict(vars(module)) for module in modules]
@@ -50,6 +52,7 @@ def restored(model: nn.Module) -> Iterator[None]:
         {key: dict(value) for key, value in vars(module).items() if _is_registry(key, value)}
         for module in modules
     ]
+    contents = Contents(model)
     tensors = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t)]
     values = [t.detach().clone() for t in tensors]
     gradients = [(p, p.grad) for p in model.parameters() if not is_lazy(p)]
@@ -64,6 +67,7 @@ def restored(model: nn.Module) -> Iterator[None]:
                 registry = kept[key]
                 registry.clear()
                 registry.update(content)
+        contents.put_back()
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 if not _same(tensor, value):

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from batchnorm.errors import ArgumentError
+from batchnorm.surgery.contents import Contents
 from batchnorm.surgery.hidden import ACTIVATION_MODULES
 from batchnorm.surgery.restored import restored
 
@@ -103,6 +104,7 @@ def _defaults(model: nn.Module, example: Any) -> frozenset[str]:
 def _trace_once(model: nn.Module, fixed: frozenset[str]) -> fx.Graph:
     tracer = _Tracer(fixed)
     before = [(module, dict(vars(module))) for module in model.modules()]
+    contents = Contents(model)
     draws = torch.get_rng_state(), random.getstate()
     try:
         graph = tracer.trace(model)
@@ -119,6 +121,8 @@ def _trace_once(model: nn.Module, fixed: frozenset[str]) -> fx.Graph:
             raise UntraceableError(
                 f"its forward changes or makes {sorted(changed)[0]!r}, which a graph would freeze"
             )
+    if contents.changed():
+        raise UntraceableError("its forward changes a list, dict or set, which a graph would not do")
     return graph
 
 
