@@ -1,6 +1,7 @@
 import pytest
 
 from batchnorm.report.view import look
+from tests.report.browsing import browser, opened, page  # noqa: F401 (fixtures)
 from tests.report.records_factory import Plan, records
 
 HOSTILE = "</script><img src=x onerror='window.pwned=1'>\u2028\"%{x}<!--<script>"

@@ -1,113 +1,15 @@
+"""The page as a whole in a browser: sections, table, widths, modes, print, hostile and unusual records."""
+
 import json
-import os
-import shutil
-import time
 
 import pytest
 
 from batchnorm.report import write
+from tests.report.browsing import click, console_errors, load, orders, prefer, resize, rows, wait_for
 from tests.report.conftest import HOSTILE, MANY, SECTIONS
 from tests.report.records_factory import Plan, write_records
 
 pytestmark = pytest.mark.browser
-
-PLAN = Plan(
-    samples=60, seeds=3, levels={"none": 0.8, "batch": 0.9}, diverge=[("none", 1.0, None)],
-    sites=tuple(f"block{i}.norm" for i in range(6)),
-)  # fmt: skip
-FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1400,1000",
-]  # fmt: skip
-
-
-def _find(*names):
-    return next((path for name in names if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    binary, driver = _find("chromium", "chromium-browser", "google-chrome"), _find("chromedriver")
-    if not (binary and driver):
-        if os.environ.get("BATCHNORM_REQUIRE_BROWSER") == "1":
-            pytest.fail("chromium and chromedriver are required and not on the PATH")
-        pytest.skip("chromium or chromedriver is not on the PATH")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    return write(write_records(tmp_path_factory.mktemp("page"), PLAN)).as_uri()
-
-
-def wait_for(browser, script, seconds=60):
-    """Wait until a script returns something true, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := browser.execute_script(script)):
-        assert time.monotonic() < end, f"still false after {seconds} s: {script}"
-        time.sleep(0.05)
-    return found
-
-
-@pytest.fixture
-def opened(browser, page):
-    """Open the page afresh, at its usual size and in the light theme."""
-    browser.get_log("browser"), browser.get_log("performance")
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    resize(browser, 1400, 1000)
-    return load(browser, page)
-
-
-def load(browser, address):
-    browser.get(address)
-    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
-    return browser
-
-
-def resize(browser, width, height):
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-def prefer(browser, **features):
-    chosen = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": chosen})
-
-
-def click(browser, selector):
-    browser.execute_script("document.querySelector(arguments[0]).click()", selector)
-
-
-def console_errors(browser):
-    return [
-        entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")
-    ]
-
-
-def rows(browser, cell):
-    """Text of one column of the prediction table as it is shown."""
-    return browser.execute_script(
-        "return [...document.querySelectorAll('#table-predictions tbody tr')].map(r => r.cells[arguments[0]]"
-        ".textContent.trim())",
-        cell,
-    )
-
-
-def orders(browser, cell):
-    return browser.execute_script(
-        "return [...document.querySelectorAll('#table-predictions tbody tr')].map(r => +r.cells[arguments[0]]"
-        ".dataset.order)",
-        cell,
-    )
 
 
 def test_no_console_error_and_every_section_is_there(opened):
@@ -190,88 +92,6 @@ def test_filters_leave_the_rows_that_they_count(opened, kind):
     assert pressed == "true"
     click(opened, '[data-filter="all"]')
     assert "of 60 samples" in opened.execute_script("return document.querySelector('.dt-info').textContent")
-
-
-def x_of(browser, plot):
-    return browser.execute_script(
-        "const p = document.getElementById(arguments[0]);"
-        "return [p.layout.xaxis.title.text, p.data.find(t => t.uid === 'line-batch').x]",
-        plot,
-    )
-
-
-def test_curves_switch_between_epochs_steps_and_seconds(opened):
-    assert x_of(opened, "plot-loss") == ["epochs", [1, 2, 3, 4]]
-    for value, title, xs in (
-        ("step", "optimizer steps", [32, 64, 96, 128]),
-        ("seconds", "training time (s)", None),
-    ):
-        click(opened, f'#curves input[value="{value}"]')
-        for plot in ("plot-accuracy", "plot-loss"):
-            found = x_of(opened, plot)
-            assert found[0] == title
-            assert found[1] == xs if xs else found[1][0] == pytest.approx(0.156)
-    drawn = opened.execute_script("return document.querySelector('#plot-loss .xtitle').textContent")
-    assert drawn == "training time (s)"
-
-
-def visible_of(browser, plot, uid):
-    found = "return document.getElementById(arguments[0])._fullData.find(t => t.uid === arguments[1]).visible"
-    return browser.execute_script(found, plot, uid)
-
-
-def test_what_the_legend_hides_stays_hidden_and_zoom_does_not_follow_to_another_axis(opened):
-    # Sent to the element: a click at its coordinates misses it where a busy machine is still laying out the page.
-    item = opened.find_elements("css selector", "#plot-loss .legendtoggle")[1]
-    press = "for (const name of ['mousedown', 'mouseup'])"
-    press += " arguments[0].dispatchEvent(new MouseEvent(name, {bubbles: true, button: 0}))"
-    opened.execute_script(press, item)
-    wait_for(
-        opened,
-        "return document.getElementById('plot-loss')._fullData.find(t => t.uid === 'line-batch').visible !== true",
-    )
-    zoomed = "Plotly.relayout('plot-loss', {'xaxis.range[0]': 2, 'xaxis.range[1]': 3})"
-    opened.execute_script(zoomed)
-    click(opened, '#curves input[value="step"]')
-    assert visible_of(opened, "plot-loss", "line-batch") == "legendonly"
-    assert visible_of(opened, "plot-loss", "band-batch") == "legendonly"
-    assert visible_of(opened, "plot-loss", "line-none") is True
-    assert (
-        opened.execute_script("return document.getElementById('plot-loss')._fullLayout.xaxis.range[1]") > 100
-    )
-
-
-def test_the_axis_can_be_chosen_with_the_keyboard(opened):
-    from selenium.webdriver.common.keys import Keys
-
-    radio = opened.find_element("css selector", '#curves input[value="epoch"]')
-    opened.execute_script("arguments[0].focus()", radio)
-    radio.send_keys(Keys.ARROW_RIGHT)
-    assert x_of(opened, "plot-loss")[0] == "optimizer steps"
-
-
-def test_training_numbers_bring_their_own_table(opened):
-    script = (
-        "return [...document.querySelectorAll('#figure-loss [data-when]')].filter(e => !e.hidden)"
-        ".map(e => e.querySelector('caption').textContent)"
-    )
-    assert opened.execute_script(script) == ["Validation loss by epoch"]
-    click(opened, '#curves input[value="train"]')
-    assert opened.execute_script(script) == ["Training loss by epoch"]
-
-
-def test_a_site_is_chosen_from_a_list_and_changes_titles_and_plots(opened):
-    titles = "return [...document.querySelectorAll('#distributions h3')].filter(e => !e.hidden).map(e => e.textContent)"
-    before = opened.execute_script(titles)
-    assert len(before) == 2
-    opened.execute_script(
-        "const s = document.getElementById('sites-site'); s.value = '5'; s.dispatchEvent(new Event('change'))"
-    )
-    after = opened.execute_script(titles)
-    assert all("block0.norm" in title for title in before)
-    assert all("block5.norm" in title for title in after)
-    label = opened.execute_script("return document.getElementById('plot-percentiles').ariaLabel")
-    assert label.startswith(after[0])
 
 
 @pytest.mark.parametrize("width", [360, 768])
