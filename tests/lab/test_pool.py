@@ -116,3 +116,18 @@ def test_every_worker_is_watched_before_it_gets_work(monkeypatch):
         list(pool.run_all(tiny.config(), tasks, tiny.dataset(), [0], 2))
     assert given["initializer"] is pool._end_with
     assert given["initargs"] == (os.getpid(),)
+
+
+@pytest.mark.parametrize("before", [None, "default"])
+def test_the_tracker_of_shared_memory_is_told_to_be_silent_and_the_environment_is_put_back(
+    monkeypatch, before
+):
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("PYTHONWARNINGS", before)
+    code = "import warnings; warnings.warn('resource_tracker: gone'); warnings.warn('another')"
+    with pool._silent_tracker():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "gone" not in done.stderr
+    assert "another" in done.stderr
+    assert os.environ.get("PYTHONWARNINGS") == before

@@ -1,5 +1,6 @@
 """Runs side by side, each in a process of its own kind: joblib's, or this one where a single job is asked for."""
 
+import contextlib
 import os
 import threading
 import time
@@ -69,7 +70,7 @@ def run_all(
         initializer=_end_with,
         initargs=(os.getpid(),),
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silent_tracker():
         warnings.simplefilter("ignore")
         results = parallel(calls)
         try:
@@ -84,6 +85,24 @@ def run_all(
             ) from None
         finally:
             results.close()
+
+
+@contextlib.contextmanager
+def _silent_tracker() -> Iterator[None]:
+    """Keep the process that cleans up after the others from warning about what is already gone.
+
+    After Ctrl-C it finds shared memory that a worker has removed before it. It takes warning filters from the
+    environment alone.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker")))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONWARNINGS", None)
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _train(
