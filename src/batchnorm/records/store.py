@@ -17,7 +17,6 @@ __all__ = ["FILE_NAME", "SCHEMA", "Line", "Records", "Run", "Store", "read"]
 
 FILE_NAME = "results.jsonl"
 LOCK_NAME = ".lock"
-REPORT_NAME = "report.html"
 SCHEMA = 1
 RESUMED = b'{"kind":"resumed"}\n'
 Line = dict[str, Any]

@@ -5,10 +5,11 @@ from statistics import median
 import plotly.graph_objects as go
 
 from batchnorm.records.grouping import finite
-from batchnorm.records.wording import count, duration, few, number, seconds_difference, seeds
+from batchnorm.records.wording import count, duration, few, number, seconds_difference
 from batchnorm.report.drawing import figure, text
 from batchnorm.report.figure import Cell, Figure, Note, Table
 from batchnorm.report.findings import cost_finding
+from batchnorm.report.phrases import seed_range
 from batchnorm.report.view import Arm, View
 
 __all__ = ["cost_figure", "cost_table"]
@@ -16,8 +17,7 @@ __all__ = ["cost_figure", "cost_table"]
 
 def cost_figure(view: View) -> Figure:
     """Seconds a step of each arm, one mark a seed."""
-    n = sorted({len(arm.finished) for arm in view.arms})
-    counted = seeds(n[0]) if len(n) == 1 else f"{n[0]} to {seeds(n[-1])}" if n else "no seeds"
+    counted = seed_range(len(arm.finished) for arm in view.arms)
     caption = (
         f"Small marks: the median time of a training step in one run; large marks: the median over runs "
         f"(n = {counted} an arm, at its best rate). Measured while the comparison ran, beside its other processes: "

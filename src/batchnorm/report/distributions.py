@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 
 from batchnorm.records.grouping import entries, finite
 from batchnorm.records.intervals import mean_interval, paired_difference
-from batchnorm.records.wording import number, plain_interval, seeds
+from batchnorm.records.wording import number, plain_interval
 from batchnorm.report.drawing import curve, end_labels, figure, label_room, whole_ticks
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
 from batchnorm.report.findings import sentence
-from batchnorm.report.phrases import listed
+from batchnorm.report.phrases import listed, seed_range
 from batchnorm.report.view import Arm, View, thin
 
 __all__ = ["Percentiles", "controls", "crowd_note", "percentile_figure", "percentiles", "sites"]
@@ -56,8 +56,7 @@ def percentile_figure(view: View, names: list[str]) -> Figure:
             plots[f"{i}|{side}"] = _plot(view, site, side)
             findings.append(Note(_finding(view, site, side), when=f"site={i}&side={side}"))
             tables.append(_table(view, site, side, f"site={i}&side={side}"))
-    n = sorted({len(arm.finished) for arm in view.arms if arm.finished})
-    count = seeds(n[0]) if len(n) == 1 else f"{n[0]} to {seeds(n[-1])}" if n else "no seeds"
+    count = seed_range(len(arm.finished) for arm in view.arms if arm.finished)
     caption = (
         f"15th, 50th (thick) and 85th percentile of the values, mean over seeds (n = {count} an arm), "
         f"{_measured(view)}, on a fixed batch. Where an arm has no layer, the same point of "

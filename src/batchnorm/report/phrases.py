@@ -1,11 +1,13 @@
 """What arms are called inside a sentence."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-__all__ = ["listed", "phrase", "tidy"]
+from batchnorm.records.wording import seeds
+
+__all__ = ["listed", "phrase", "seed_range", "tidy"]
 
 _NAMES = {
     "none": "no normalization",
@@ -19,6 +21,12 @@ _NAMES = {
     "frozen": "frozen batch norm",
 }
 _PLACES = {"before": " before the activation", "after": " after the activation", "own": ""}
+
+
+def seed_range(counts: Iterable[int]) -> str:
+    """Return how many seeds stand behind an arm, over several arms: `5 seeds`, `3 to 5 seeds`."""
+    n = sorted(set(counts))
+    return seeds(n[0]) if len(n) == 1 else f"{n[0]} to {seeds(n[-1])}" if n else "no seeds"
 
 
 def phrase(arm: str, placement: str | None, *, several: bool) -> str:
