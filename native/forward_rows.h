@@ -1,0 +1,170 @@
+// forward over rows in which the channels lie side by side: channels_last, (N, C), channel_dim = -1.
+#ifndef BATCHNORM_FORWARD_ROWS_H
+#define BATCHNORM_FORWARD_ROWS_H
+
+#include "forward.h"
+
+namespace BN_ISA {
+
+// The share of a thread in folded rows, and the rows of the tensor that this is.
+struct RowsPart {
+  int64_t begin, end;  // whole folded rows
+  bool leftover;
+  Part part;
+};
+
+static inline RowsPart rows_part(const bn_call &call, const RowsPlan &plan, int thread, int threads) {
+  RowsPart rows;
+  rows.begin = plan.by_columns ? 0 : share(plan.rows, thread, threads);
+  rows.end = plan.by_columns ? plan.rows : share(plan.rows, thread + 1, threads);
+  rows.leftover = plan.leftover > 0 && thread == threads - 1;
+  rows.part = {0, call.channels, rows.begin * plan.fold, rows.leftover ? call.outer : rows.end * plan.fold, 0, 1};
+  if (plan.by_columns) {
+    int64_t blocks = (call.channels + plan.block - 1) / plan.block;
+    rows.part.channel_begin = least(call.channels, share(blocks, thread, threads) * plan.block);
+    rows.part.channel_end = least(call.channels, share(blocks, thread + 1, threads) * plan.block);
+  }
+  return rows;
+}
+
+// Call body(row, rows, width) for the whole rows, and for the part of one that is left over.
+template <class Body> static void for_rows(const RowsPlan &plan, const RowsPart &rows, int64_t width, Body body) {
+  body(rows.begin, rows.end - rows.begin, width);
+  if (rows.leftover) body(plan.rows, int64_t(1), plan.leftover);
+}
+
+template <class T> class RowsMoments {
+ public:
+  using S = Compute<T>;
+  RowsMoments(const bn_call &call, const RowsPlan &plan, const RowsPart &rows, Pieces &pieces)
+      : call_(call), plan_(plan), rows_(rows), anchors_(find_anchors(call, rows.part)),
+        count_(double(valid_positions(call, rows.part))), width_(plan.by_columns ? plan.block : plan.width),
+        rough_(pieces.take<S>(width_)), sum_a_(pieces.take<double>(width_)), sum_b_(pieces.take<double>(width_)) {}
+  static int64_t bytes(const RowsPlan &plan) {
+    int64_t width = plan.by_columns ? plan.block : plan.width;
+    return Pieces::bytes<S>(width) + 2 * Pieces::bytes<double>(width);
+  }
+
+  // Moments of channels [begin, end) over this part, into found[0 ...].
+  void find(int64_t begin, int64_t end, PartialMoments *found) {
+    for (int64_t c = begin; c < end; ++c) found[c - begin] = {0, 0, 0};
+    if (count_ == 0) return;
+    start_from_anchors(begin, end);
+    sum(begin, end);
+    bool again = false;
+    for (int64_t c = begin; c < end; ++c)
+      again |= judged_channel(c, begin, end, found[c - begin]) == Verdict::far_from_mean;
+    if (again) {
+      for (int64_t c = begin; c < end; ++c)
+        if (is_finite(double(S(found[c - begin].mean)))) rough_[c - begin] = S(found[c - begin].mean);
+      repeat_folds(end - begin);
+      sum(begin, end);
+    }
+    for (int64_t c = begin; c < end; ++c)
+      if (judged_channel(c, begin, end, found[c - begin]) == Verdict::out_of_range)
+        found[c - begin] = wide_moments<T>(call_, c, rows_.part);
+  }
+
+ private:
+  void start_from_anchors(int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) rough_[c - begin] = 0;
+    const S share_of_each = S(1.0 / anchors_.count);
+    for (int i = 0; i < anchors_.count; ++i) {
+      const T *row = (const T *)call_.x + anchors_.outer[i] * call_.channels + begin;
+      for_vectors<S>(end - begin, [&](int64_t at, auto lanes) __attribute__((always_inline)) {
+        Vector<S> so_far = load(rough_ + at, lanes, Vector<S>{});
+        store(rough_ + at, fma(load(row + at, lanes, Vector<S>{}), splat(share_of_each), so_far), lanes);
+      });
+    }
+    repeat_folds(end - begin);
+  }
+
+  void repeat_folds(int64_t channels) {
+    for (int64_t at = channels; at < channels * plan_.fold; ++at) rough_[at] = rough_[at - channels];
+  }
+
+  void sum(int64_t begin, int64_t end) {
+    const int64_t width = (end - begin) * plan_.fold;
+    for (int64_t at = 0; at < width; ++at) sum_a_[at] = sum_b_[at] = 0;
+    for_rows(plan_, rows_, width, [&](int64_t row, int64_t rows, int64_t wide) {
+      moments_rows((const T *)call_.x + row * plan_.width + begin, call_.mask ? call_.mask + row : nullptr, rows,
+                   plan_.width, wide, rough_, sum_a_, sum_b_);
+    });
+  }
+
+  Verdict judged_channel(int64_t channel, int64_t begin, int64_t end, PartialMoments &found) {
+    double a = 0, b = 0;
+    for (int64_t k = 0; k < plan_.fold; ++k) {
+      a += sum_a_[k * (end - begin) + channel - begin];
+      b += sum_b_[k * (end - begin) + channel - begin];
+    }
+    return judged(call_, count_, double(rough_[channel - begin]), a, b, found);
+  }
+
+  const bn_call &call_;
+  const RowsPlan &plan_;
+  const RowsPart &rows_;
+  const Anchors anchors_;
+  const double count_;
+  const int64_t width_;
+  S *rough_;
+  double *sum_a_, *sum_b_;
+};
+
+template <class T> static int forward_rows(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
+  using S = Compute<T>;
+  const int asked = useful_threads(call);
+  const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), asked);
+  const int64_t each = RowsMoments<T>::bytes(plan), for_moments = Pieces::bytes<PartialMoments>(call.channels);
+  Scratch scratch(asked * (each + for_moments) + Numbers<S>::bytes(plan.width));
+  if (!scratch.memory()) return -1;
+  char *const partial = scratch.memory() + asked * each;
+  Pieces shared(partial + asked * for_moments);
+  Numbers<S> numbers(shared, plan.width);
+  double momentum = 0;
+  if (steps.statistics) begin_batch(call, momentum);
+
+  on_team(asked, [&](int thread, int threads) {
+    const RowsPart rows = rows_part(call, plan, thread, threads);
+    Pieces pieces(scratch.memory() + thread * each);
+    RowsMoments<T> moments(call, plan, rows, pieces);
+    auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
+    auto set_numbers = [&](int64_t begin, int64_t end, int parts) {
+      for (int64_t c = begin; c < end; ++c) {
+        if (steps.statistics) {
+          PartialMoments batch = found_by(parts == 1 ? thread : 0)[c];
+          for (int who = 1; who < parts; ++who) batch = merged(batch, found_by(who)[c]);
+          finish_moments(call, c, batch, momentum);
+        }
+        const double invstd = call.invstd ? call.invstd[c] : 1.0;
+        for (int64_t k = 0; k < plan.fold; ++k) numbers.set(call, c, k * call.channels + c, call.mean[c], invstd);
+      }
+    };
+    auto normalize = [&](int64_t begin, int64_t end) {
+      for_rows(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t count, int64_t width) {
+        const int64_t from = row * plan.width + begin;
+        kernels.rows((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
+                     call.mask ? call.mask + row : nullptr, (T *)call.output + from, count, plan.width, width, numbers,
+                     begin, S(call.act_parameter));
+      });
+    };
+    if (plan.by_columns) {
+      for (int64_t begin = rows.part.channel_begin; begin < rows.part.channel_end; begin += plan.block) {
+        const int64_t end = least(begin + plan.block, rows.part.channel_end);
+        if (steps.statistics) moments.find(begin, end, found_by(thread) + begin);
+        set_numbers(begin, end, 1);
+        if (steps.output) normalize(begin, end);
+      }
+      return;
+    }
+    if (steps.statistics) moments.find(0, call.channels, found_by(thread));
+    wait_for_team(threads);
+    set_numbers(share(call.channels, thread, threads), share(call.channels, thread + 1, threads), threads);
+    wait_for_team(threads);
+    if (steps.output) normalize(0, call.channels);
+  });
+  return 0;
+}
+
+}  // namespace BN_ISA
+#endif

@@ -1,0 +1,162 @@
+// How a tensor (outer, channels, inner) is divided among threads, and memory for a call's own numbers.
+#ifndef BATCHNORM_GEOMETRY_H
+#define BATCHNORM_GEOMETRY_H
+
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "batchnorm.h"
+#include "simd.h"
+
+namespace BN_ISA {
+
+BN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+BN_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// The share of one thread: a block of channels, of outer and of inner positions.
+struct Part {
+  int64_t channel_begin, channel_end, outer_begin, outer_end, inner_begin, inner_end;
+  int64_t positions() const { return (outer_end - outer_begin) * (inner_end - inner_begin); }
+};
+
+constexpr int64_t kValuesPerThread = 16384;  // fewer do not pay for waking one
+
+static inline int useful_threads(const bn_call &call) {
+  int64_t values = call.outer * call.channels * call.inner;
+  return int(most(1, least(call.threads, values / kValuesPerThread)));
+}
+
+static inline int64_t level2_bytes() {
+  long bytes = sysconf(
+#ifdef _SC_LEVEL2_CACHE_SIZE
+      _SC_LEVEL2_CACHE_SIZE
+#else
+      -1
+#endif
+  );
+  return bytes > 0 ? bytes : 1 << 20;
+}
+
+// Run body(thread, threads) on a team. The runtime may give fewer threads than asked for.
+template <class Body> static void on_team(int threads, const Body &body) {
+  if (threads <= 1) {
+    body(0, 1);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  body(omp_get_thread_num(), omp_get_num_threads());
+}
+
+BN_INLINE void wait_for_team(int threads) {
+  if (threads > 1) {
+#pragma omp barrier
+  }
+}
+
+BN_INLINE int64_t share(int64_t n, int index, int parts) { return n * index / parts; }
+
+// Where (N, C, *spatial) is cut. Only whole channels need no merging of moments.
+enum class Split { channels, outer, inner };
+
+BN_INLINE bool evenly(int64_t n, int parts) { return n % parts == 0 || n >= 4 * parts; }
+
+static inline Split planes_split(const bn_call &call, int threads) {
+  if (evenly(call.channels, threads)) return Split::channels;
+  return evenly(call.outer, threads) ? Split::outer : Split::inner;
+}
+
+static inline Part planes_part(const bn_call &call, Split split, int thread, int threads) {
+  Part part = {0, call.channels, 0, call.outer, 0, call.inner};
+  constexpr int64_t kUnit = 64;  // values: no two threads write to one line of memory
+  switch (split) {
+    case Split::channels:
+      part.channel_begin = share(call.channels, thread, threads);
+      part.channel_end = share(call.channels, thread + 1, threads);
+      break;
+    case Split::outer:
+      part.outer_begin = share(call.outer, thread, threads);
+      part.outer_end = share(call.outer, thread + 1, threads);
+      break;
+    case Split::inner: {
+      int64_t units = (call.inner + kUnit - 1) / kUnit;
+      part.inner_begin = least(call.inner, share(units, thread, threads) * kUnit);
+      part.inner_end = least(call.inner, share(units, thread + 1, threads) * kUnit);
+    }
+  }
+  return part;
+}
+
+// How many channels are worked on together: short runs of neighbouring channels make one long run of memory.
+static inline int64_t planes_group(const bn_call &call, int64_t value_bytes, int tensors) {
+  if (call.inner * value_bytes >= 4096) return 1;
+  int64_t channel_bytes = most(1, call.outer * call.inner * value_bytes * tensors);
+  return most(1, least(least(64, call.channels), level2_bytes() / 2 / channel_bytes));
+}
+
+// How (rows, C) is cut: by blocks of columns where a block of all rows fits into the cache, else by rows. Few channels
+// are folded: `fold` rows next to each other are one row with `fold` times the channels, which fills vectors.
+struct RowsPlan {
+  bool by_columns;
+  int64_t block;           // columns worked on together
+  int64_t fold, width;     // width = fold * channels
+  int64_t rows, leftover;  // whole folded rows, and channels * rows that do not fill one
+};
+
+static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, int threads) {
+  RowsPlan plan = {false, call.channels, 1, call.channels, call.outer, 0};
+  const int64_t narrowest = 4 * lanes, column_bytes = most(1, call.outer * value_bytes * tensors);
+  const int64_t block = level2_bytes() / 2 / column_bytes / narrowest * narrowest;
+  if (block >= narrowest && call.channels >= narrowest * threads) {
+    plan.by_columns = true;
+    int64_t fair = (call.channels / threads + narrowest - 1) / narrowest * narrowest;
+    plan.block = least(block, most(narrowest, fair));
+    return plan;
+  }
+  if (!call.mask && call.channels < 2 * narrowest && call.channels % narrowest != 0) {
+    int64_t fold = 1;
+    while (fold * call.channels % lanes != 0) ++fold;
+    while (fold * call.channels < narrowest) fold *= 2;
+    if (call.outer >= 8 * fold * threads) {
+      plan.fold = fold;
+      plan.block = plan.width = fold * call.channels;
+      plan.rows = call.outer / fold;
+      plan.leftover = call.outer % fold * call.channels;
+    }
+  }
+  return plan;
+}
+
+// Aligned pieces of memory, handed out in order.
+class Pieces {
+ public:
+  explicit Pieces(char *memory) : next_(memory) {}
+  template <class T> T *take(int64_t count) {
+    T *piece = (T *)next_;
+    next_ += rounded(count * int64_t(sizeof(T)));
+    return piece;
+  }
+  static constexpr int64_t kAlign = 64;
+  static constexpr int64_t rounded(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+  template <class T> static constexpr int64_t bytes(int64_t count) { return rounded(count * int64_t(sizeof(T))); }
+
+ private:
+  char *next_;
+};
+
+// Memory of one call; not zeroed.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : memory_((char *)aligned_alloc(Pieces::kAlign, size_t(Pieces::rounded(bytes + 1)))) {}
+  ~Scratch() { free(memory_); }
+  Scratch(const Scratch &) = delete;
+  Scratch &operator=(const Scratch &) = delete;
+  char *memory() const { return memory_; }
+
+ private:
+  char *memory_;
+};
+
+}  // namespace BN_ISA
+#endif

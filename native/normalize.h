@@ -1,0 +1,73 @@
+// normalize: act((x - mean) * invstd * weight + bias + residual), over a run of one channel or over rows of many.
+#ifndef BATCHNORM_NORMALIZE_H
+#define BATCHNORM_NORMALIZE_H
+
+#include "activations.h"
+#include "channels.h"
+#include "simd.h"
+
+namespace BN_ISA {
+
+// Forward and backward take the pre-activation from here: the same instructions, so the same sign.
+template <class V> BN_INLINE V pre_activation(V x, V high, V scale, V shift) { return fma(x - high, scale, shift); }
+
+template <class T, class Act, bool kResidual>
+static __attribute__((noinline)) void normalize_run(const T *x, const T *residual, const uint8_t *mask, T *y, int64_t n,
+                                                    const Numbers<Compute<T>> &numbers, int64_t at,
+                                                    Compute<T> parameter) {
+  using S = Compute<T>;
+  using V = Vector<S>;
+  const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
+  auto one = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    V z = pre_activation(load(x + i, lanes, high), high, scale, shift);
+    if (kResidual) z += load(residual + i, lanes, V{});
+    return Act::forward(z, parameter);
+  };
+  if (!mask) {
+    for_vectors<S>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) { store(y + i, one(i, lanes), lanes); });
+    return;
+  }
+  for_vectors<S>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    store(y + i, select(valid<S>(mask + i, lanes), one(i, lanes), V{}), lanes);
+  });
+}
+
+// Rows `stride` apart, `width` channels of each; several rows share what is read of the channels.
+template <class T, class Act, bool kResidual>
+static __attribute__((noinline)) void normalize_rows(const T *x, const T *residual, const uint8_t *mask, T *y,
+                                                     int64_t rows, int64_t stride, int64_t width,
+                                                     const Numbers<Compute<T>> &numbers, int64_t at,
+                                                     Compute<T> parameter) {
+  using S = Compute<T>;
+  using V = Vector<S>;
+  auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
+    for_vectors<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
+      const V shift = load(numbers.shift + at + i, lanes, V{});
+      for (int k = 0; k < decltype(count)::value; ++k) {
+        const int64_t from = (row + k) * stride + i;
+        V z = pre_activation(load(x + from, lanes, high), high, scale, shift);
+        if (kResidual) z += load(residual + from, lanes, V{});
+        store(y + from, Act::forward(z, parameter), lanes);
+      }
+    });
+  };
+  int64_t row = 0;
+  if (!mask)
+    for (; row + 4 <= rows; row += 4) some(row, Count<4>{});
+  for (; row < rows; ++row) {
+    if (!mask || mask[row])
+      some(row, Count<1>{});
+    else
+      for (int64_t i = 0; i < width; ++i) y[row * stride + i] = T{};
+  }
+}
+
+template <class T> struct NormalizeKernels {
+  void (*run)(const T *, const T *, const uint8_t *, T *, int64_t, const Numbers<Compute<T>> &, int64_t, Compute<T>);
+  void (*rows)(const T *, const T *, const uint8_t *, T *, int64_t, int64_t, int64_t, const Numbers<Compute<T>> &,
+               int64_t, Compute<T>);
+};
+
+}  // namespace BN_ISA
+#endif

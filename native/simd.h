@@ -1,0 +1,266 @@
+// Vectors of one instruction set: compiler vector types for the arithmetic, intrinsics only where there is no other way.
+//
+// Included once by each file of isa/, which names the namespace (BN_ISA) and the width (BN_VECTOR_BYTES). Everything is
+// forced inline and nothing comes from the standard library's templates: the linker could keep one copy of a function
+// for all instruction sets, and an old processor would run into the newest one's instructions.
+#ifndef BATCHNORM_SIMD_H
+#define BATCHNORM_SIMD_H
+
+#include <stdint.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define BN_INLINE static inline __attribute__((always_inline))
+
+namespace BN_ISA {
+
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+typedef float vfloat __attribute__((vector_size(BN_VECTOR_BYTES)));
+typedef double vdouble __attribute__((vector_size(BN_VECTOR_BYTES)));
+typedef int32_t vint32 __attribute__((vector_size(BN_VECTOR_BYTES)));
+typedef uint32_t vuint32 __attribute__((vector_size(BN_VECTOR_BYTES)));
+typedef int64_t vint64 __attribute__((vector_size(BN_VECTOR_BYTES)));
+typedef uint16_t vuint16 __attribute__((vector_size(BN_VECTOR_BYTES / 2)));
+typedef float vfloat_half __attribute__((vector_size(BN_VECTOR_BYTES / 2)));
+
+// Storage type -> the type one element is computed in.
+template <class T> struct ComputeOf { using type = float; };
+template <> struct ComputeOf<double> { using type = double; };
+template <class T> using Compute = typename ComputeOf<T>::type;
+
+template <class S> struct VectorOf;
+template <> struct VectorOf<float> {
+  using type = vfloat;
+  using mask = vint32;
+  using integer = int32_t;
+};
+template <> struct VectorOf<double> {
+  using type = vdouble;
+  using mask = vint64;
+  using integer = int64_t;
+};
+template <class S> using Vector = typename VectorOf<S>::type;
+template <class S> using Mask = typename VectorOf<S>::mask;
+template <class S> constexpr int kLanes = BN_VECTOR_BYTES / int(sizeof(S));
+
+BN_INLINE vfloat splat(float value) { return value - vfloat{}; }
+BN_INLINE vdouble splat(double value) { return value - vdouble{}; }
+
+BN_INLINE vfloat select(vint32 mask, vfloat yes, vfloat no) { return mask ? yes : no; }
+BN_INLINE vdouble select(vint64 mask, vdouble yes, vdouble no) { return mask ? yes : no; }
+
+BN_INLINE vint32 bits(vfloat v) { return (vint32)v; }
+BN_INLINE vint64 bits(vdouble v) { return (vint64)v; }
+
+// a * b + c, rounded once where the processor can.
+BN_INLINE vfloat fma(vfloat a, vfloat b, vfloat c) {
+#if BN_VECTOR_BYTES == 64
+  return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif BN_VECTOR_BYTES == 32
+  return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vfloat)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+BN_INLINE vdouble fma(vdouble a, vdouble b, vdouble c) {
+#if BN_VECTOR_BYTES == 64
+  return (vdouble)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif BN_VECTOR_BYTES == 32
+  return (vdouble)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (vdouble)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+// Lanes 0 .. n-1 true.
+template <class S> BN_INLINE Mask<S> first_lanes(int n) {
+  using Integer = typename VectorOf<S>::integer;
+  Mask<S> lane;
+  for (int i = 0; i < kLanes<S>; ++i) lane[i] = i;
+  return lane < (Integer(n) - Mask<S>{});
+}
+
+// Half-precision numbers in and out of vectors of float.
+
+BN_INLINE vfloat widen(vuint16 raw, bfloat16) { return (vfloat)(__builtin_convertvector(raw, vuint32) << 16); }
+
+BN_INLINE vuint16 narrow(vfloat v, bfloat16) {
+  vuint32 raw = (vuint32)v;
+  vuint32 rounded = (raw + 0x7fffu + ((raw >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  vint32 is_number = v == v;
+  return __builtin_convertvector((vuint32)(is_number ? (vint32)rounded : (vint32)(0x7fc0u - vuint32{})), vuint16);
+}
+
+#if BN_VECTOR_BYTES == 64
+BN_INLINE vfloat widen(vuint16 raw, float16) { return (vfloat)_mm512_cvtph_ps((__m256i)raw); }
+BN_INLINE vuint16 narrow(vfloat v, float16) { return (vuint16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT); }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE vfloat widen(vuint16 raw, float16) { return (vfloat)_mm256_cvtph_ps((__m128i)raw); }
+BN_INLINE vuint16 narrow(vfloat v, float16) { return (vuint16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__aarch64__)
+BN_INLINE vfloat widen(vuint16 raw, float16) { return (vfloat)vcvt_f32_f16((float16x4_t)raw); }
+BN_INLINE vuint16 narrow(vfloat v, float16) { return (vuint16)vcvt_f16_f32((float32x4_t)v); }
+#else
+// A processor without conversions: shift the bits, and let float arithmetic do the rounding of the small numbers.
+BN_INLINE vfloat widen(vuint16 raw, float16) {
+  vuint32 wide = __builtin_convertvector(raw, vuint32);
+  vuint32 sign = (wide & 0x8000u) << 16, magnitude = (wide & 0x7fffu) << 13;
+  vfloat scaled = (vfloat)magnitude * 0x1p112f;  // 2^(127 - 15): exact, subnormals included
+  vint32 special = (vint32)(magnitude >= (0x7c00u << 13));
+  vuint32 result = (vuint32)(special ? (vint32)(magnitude | 0x7f800000u) : (vint32)scaled);
+  return (vfloat)(result | sign);
+}
+BN_INLINE vuint16 narrow(vfloat v, float16) {
+  vuint32 raw = (vuint32)v, sign = (raw >> 16) & 0x8000u, magnitude = raw & 0x7fffffffu;
+  // Normal results: round the 13 bits that go, to nearest and ties to even, and move the exponent's bias.
+  vuint32 normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Subnormal results: adding 0.5 puts their last bit at the end of the float's mantissa, rounded.
+  vuint32 small = (vuint32)((vfloat)magnitude + 0.5f) - 0x3f000000u;
+  vint32 is_small = (vint32)(magnitude < (113u << 23));
+  vint32 is_large = (vint32)(magnitude >= (143u << 23));
+  vint32 is_nan = (vint32)(magnitude > 0x7f800000u);
+  vint32 result = is_small ? (vint32)small : (vint32)normal;
+  result = is_large ? (vint32)(0x7c00u - vuint32{}) : result;
+  result = is_nan ? (vint32)(0x7e00u - vuint32{}) : result;
+  return __builtin_convertvector((vuint32)result | sign, vuint16);
+}
+#endif
+
+// Whole vectors.
+
+BN_INLINE vfloat load(const float *from) {
+  vfloat v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+BN_INLINE vdouble load(const double *from) {
+  vdouble v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+template <class T> BN_INLINE vfloat load(const T *from) {
+  vuint16 raw;
+  __builtin_memcpy(&raw, from, sizeof raw);
+  return widen(raw, T{});
+}
+
+BN_INLINE void store(float *to, vfloat v) { __builtin_memcpy(to, &v, sizeof v); }
+BN_INLINE void store(double *to, vdouble v) { __builtin_memcpy(to, &v, sizeof v); }
+template <class T> BN_INLINE void store(T *to, vfloat v) {
+  vuint16 raw = narrow(v, T{});
+  __builtin_memcpy(to, &raw, sizeof raw);
+}
+
+// The first n lanes; the others are `fill`.
+
+#if BN_VECTOR_BYTES == 64
+BN_INLINE vfloat load(const float *from, int n, vfloat fill) {
+  return (vfloat)_mm512_mask_loadu_ps((__m512)fill, __mmask16((1u << n) - 1), from);
+}
+BN_INLINE vdouble load(const double *from, int n, vdouble fill) {
+  return (vdouble)_mm512_mask_loadu_pd((__m512d)fill, __mmask8((1u << n) - 1), from);
+}
+template <class T> BN_INLINE vfloat load(const T *from, int n, vfloat fill) {
+  __mmask16 lanes = __mmask16((1u << n) - 1);
+  vuint16 raw = (vuint16)_mm256_maskz_loadu_epi16(lanes, from);
+  return (vfloat)_mm512_mask_mov_ps((__m512)fill, lanes, (__m512)widen(raw, T{}));
+}
+BN_INLINE void store(float *to, vfloat v, int n) {
+  _mm512_mask_storeu_ps(to, __mmask16((1u << n) - 1), (__m512)v);
+}
+BN_INLINE void store(double *to, vdouble v, int n) {
+  _mm512_mask_storeu_pd(to, __mmask8((1u << n) - 1), (__m512d)v);
+}
+template <class T> BN_INLINE void store(T *to, vfloat v, int n) {
+  _mm256_mask_storeu_epi16(to, __mmask16((1u << n) - 1), (__m256i)narrow(v, T{}));
+}
+#else
+template <class T, class V> BN_INLINE V load(const T *from, int n, V fill) {
+  using S = Compute<T>;
+  T buffer[kLanes<S>] = {};
+  for (int i = 0; i < n; ++i) buffer[i] = from[i];
+  return select(first_lanes<S>(n), load(buffer), fill);
+}
+template <class T, class V> BN_INLINE void store(T *to, V v, int n) {
+  T buffer[kLanes<Compute<T>>];
+  store(buffer, v);
+  for (int i = 0; i < n; ++i) to[i] = buffer[i];
+}
+#endif
+
+// Past the caches, to an address that is a multiple of the vector's size.
+template <class T, class V> BN_INLINE void stream(T *to, V v) { store(to, v); }
+#if BN_VECTOR_BYTES == 64
+BN_INLINE void stream(float *to, vfloat v) { _mm512_stream_ps(to, (__m512)v); }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE void stream(float *to, vfloat v) { _mm256_stream_ps(to, (__m256)v); }
+#endif
+
+// Lanes whose byte is not 0.
+BN_INLINE vint32 nonzero(const uint8_t *from, float) {
+  typedef uint8_t bytes __attribute__((vector_size(BN_VECTOR_BYTES / 4)));
+  bytes raw;
+  __builtin_memcpy(&raw, from, sizeof raw);
+  return __builtin_convertvector(raw, vint32) != 0;
+}
+BN_INLINE vint64 nonzero(const uint8_t *from, double) {
+  typedef uint8_t bytes __attribute__((vector_size(BN_VECTOR_BYTES / 8)));
+  bytes raw;
+  __builtin_memcpy(&raw, from, sizeof raw);
+  return __builtin_convertvector(raw, vint64) != 0;
+}
+
+// A loop over n values calls its body with Whole, and once with Tail for what is left.
+struct Whole {};
+struct Tail { int lanes; };
+
+template <int n> struct Count { static constexpr int value = n; };
+
+template <class T, class V> BN_INLINE V load(const T *from, Whole, V) { return load(from); }
+template <class T, class V> BN_INLINE V load(const T *from, Tail tail, V fill) { return load(from, tail.lanes, fill); }
+template <class T, class V> BN_INLINE void store(T *to, V v, Whole) { store(to, v); }
+template <class T, class V> BN_INLINE void store(T *to, V v, Tail tail) { store(to, v, tail.lanes); }
+template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Whole) { return nonzero(from, S{}); }
+template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Tail tail) {
+  uint8_t buffer[kLanes<S>] = {};
+  for (int i = 0; i < tail.lanes; ++i) buffer[i] = from[i];
+  return nonzero(buffer, S{});
+}
+
+template <class S, class Body> BN_INLINE void for_vectors(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes<S> <= n; i += kLanes<S>) body(i, Whole{});
+  if (i < n) body(i, Tail{int(n - i)});
+}
+
+// Lane by lane into doubles.
+BN_INLINE void add_to(vdouble (&sums)[2], vfloat v) {
+  vfloat_half low, high;
+  __builtin_memcpy(&low, &v, sizeof low);
+  __builtin_memcpy(&high, (const char *)&v + sizeof low, sizeof high);
+  sums[0] += __builtin_convertvector(low, vdouble);
+  sums[1] += __builtin_convertvector(high, vdouble);
+}
+BN_INLINE void add_to(vdouble (&sums)[2], vdouble v) { sums[0] += v; }
+
+// In a fixed order, so that the same lanes give the same bits.
+BN_INLINE double total(const vdouble (&sums)[2]) {
+  vdouble both = sums[0] + sums[1];
+  double result = 0;
+  for (int i = 0; i < kLanes<double>; ++i) result += both[i];
+  return result;
+}
+
+}  // namespace BN_ISA
+#endif
