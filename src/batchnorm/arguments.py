@@ -1,7 +1,7 @@
 """Checks of what callers pass, once, before anything is computed or changed."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,20 +14,13 @@ from batchnorm.errors import (
     DtypeError,
     ShapeError,
 )
+from batchnorm.moments import RunningStats
 from batchnorm.ops import Affine
 
-__all__ = ["RunningStats", "mask_of_lengths", "validate"]
+__all__ = ["mask_of_lengths", "validate"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _REDUCED = (torch.bfloat16, torch.float16)
-
-
-class RunningStats(NamedTuple):
-    """The buffers of a layer: running mean and variance (C,), and the counter of batches."""
-
-    mean: Tensor | None
-    var: Tensor | None
-    num_batches_tracked: Tensor | None = None
 
 
 def validate(

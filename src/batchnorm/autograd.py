@@ -1,16 +1,17 @@
-"""Forward and backward of batch norm out of the four operators."""
+"""Forward and backward of batch norm: one autograd.Function around a backend, or the operators themselves."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from batchnorm import ops
 from batchnorm.activations import Activation
-from batchnorm.moments import Moments
-from batchnorm.ops import Affine, in_function_transform, is_plain, wide_dtype
+from batchnorm.moments import Moments, RunningStats
+from batchnorm.ops import Affine, Backend, Needs, invstd_of, is_plain, reference, saved, select, wide_dtype
+from batchnorm.ops.layout import like_input
+from batchnorm.running import track
 
-__all__ = ["normalize_with_batch", "normalize_with_given"]
+__all__ = ["normalize_and_track", "normalize_with_batch", "normalize_with_given"]
 
 
 def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
@@ -26,16 +27,43 @@ def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int
         The output in x's dtype, and the batch's moments, which carry no gradient.
     """
     if not is_plain(x, affine.weight, affine.bias, affine.residual):
-        batch = ops.moments(x, affine.mask, channel_dim)
-        output = ops.normalize(x, batch.mean, _invstd(batch.var, x, eps), affine, channel_dim)
-        return _in_layout_of(x, output), Moments(
-            _detach(batch.count), batch.mean.detach(), batch.var.detach()
-        )
-    with torch.no_grad():
-        batch = ops.moments(x, affine.mask, channel_dim)
-        invstd = _invstd(batch.var, x, eps)
-    output = _Normalize.apply(x, *affine, batch.mean, invstd, batch.count, eps, channel_dim)
-    return output, batch
+        return _traceable(x, affine, eps, channel_dim)
+    call = _Call(select(x, affine), affine, eps, channel_dim)
+    output = _run(x, affine, call)
+    return output, saved.moments_of(call.rows, x, affine.mask is not None)
+
+
+def normalize_and_track(
+    x: Tensor,
+    affine: Affine,
+    eps: float,
+    channel_dim: int,
+    running: RunningStats,
+    momentum: float | None,
+) -> Tensor:
+    """As `normalize_with_batch`, and move the running statistics that are not None.
+
+    Args:
+        x: floating input, any layout; affine, eps and channel_dim as there.
+        running: the buffers.
+        momentum: weight of the new batch; None for the cumulative average.
+
+    Returns:
+        The output in x's dtype.
+    """
+    if not is_plain(x, affine.weight, affine.bias, affine.residual):
+        output, batch = _traceable(x, affine, eps, channel_dim)
+        if any(buffer is not None for buffer in running):
+            track(running, batch, momentum)
+        return output
+    call = _Call(select(x, affine), affine, eps, channel_dim)
+    if call.backend.moves(running):
+        call.running, call.momentum = running, momentum
+        return _run(x, affine, call)
+    output = _run(x, affine, call)
+    if any(buffer is not None for buffer in running):
+        track(running, saved.moments_of(call.rows, x, affine.mask is not None), momentum)
+    return output
 
 
 def normalize_with_given(
@@ -54,80 +82,144 @@ def normalize_with_given(
     Returns:
         The output in x's dtype.
     """
-    # A copy: training may move the running mean between this forward and its backward.
-    mean, invstd = mean.detach().clone(), _invstd(var.detach(), x, eps)
-    if not is_plain(x, affine.weight, affine.bias, affine.residual):
-        return _in_layout_of(x, ops.normalize(x, mean, invstd, affine, channel_dim))
-    output: Tensor = _Normalize.apply(x, *affine, mean, invstd, None, eps, channel_dim)
-    return output
+    if not is_plain(x, affine.weight, affine.bias, affine.residual, mean, var):
+        mean, invstd = mean.detach(), invstd_of(var.detach(), x, eps)
+        return like_input(x, reference.normalize(x, mean, invstd, affine, channel_dim))
+    call = _Call(select(x, affine), affine, eps, channel_dim)
+    call.given = (mean, var)
+    return _run(x, affine, call)
+
+
+def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
+    batch = reference.moments(x, affine.mask, channel_dim)
+    output = reference.normalize(x, batch.mean, invstd_of(batch.var, x, eps), affine, channel_dim)
+    count = batch.count.detach() if isinstance(batch.count, Tensor) else batch.count
+    return like_input(x, output), Moments(count, batch.mean.detach(), batch.var.detach())
+
+
+class _Call:
+    """What a forward is told beside the tensors that gradients flow to, and what its backward needs of that."""
+
+    __slots__ = (
+        "act",
+        "backend",
+        "channel_dim",
+        "eps",
+        "given",
+        "keeps_output",
+        "mask",
+        "momentum",
+        "parameter_dtype",
+        "rows",
+        "running",
+    )
+
+    rows: Tensor  # see ops/saved.py
+    keeps_output: bool
+    parameter_dtype: torch.dtype | None
+
+    def __init__(self, backend: Backend, affine: Affine, eps: float, channel_dim: int) -> None:
+        self.backend = backend
+        self.act: Activation | None = affine.act
+        self.mask: Tensor | None = affine.mask
+        self.eps = eps
+        self.channel_dim = channel_dim
+        self.given: tuple[Tensor, Tensor] | None = None
+        self.running: RunningStats | None = None
+        self.momentum: float | None = None
+
+    def run(self, x: Tensor, affine: Affine) -> Tensor:
+        if self.given is None:
+            output, self.rows = self.backend.forward(
+                x, affine, self.eps, self.channel_dim, self.running, self.momentum
+            )
+        else:
+            output, self.rows = self.backend.evaluate(x, *self.given, affine, self.eps, self.channel_dim)
+        return output
+
+
+def _run(x: Tensor, affine: Affine, call: _Call) -> Tensor:
+    weight, bias, residual, _, _ = affine
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    ):
+        output: Tensor = _apply(x, weight, bias, residual, call)
+        return output
+    return call.run(x, affine)
 
 
 class _Normalize(torch.autograd.Function):
-    """Saves x and the (C,)-sized numbers; bias and residual only where the activation's backward needs them."""
+    """Saves x, (C,)-sized numbers, and where the activation's backward asks for more a tensor that the network keeps.
+
+    That is the residual, or of a relu after a residual the output.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        act: Activation | None,
-        mask: Tensor | None,
-        mean: Tensor,
-        invstd: Tensor,
-        count: int | Tensor | None,
-        eps: float,
-        channel_dim: int,
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: _Call
     ) -> Tensor:
-        kept_bias, kept_residual = (None, None) if act is None else (bias, residual)
-        kept_count = count if isinstance(count, Tensor) else None
-        ctx.save_for_backward(x, weight, kept_bias, kept_residual, mask, mean, invstd, kept_count)
-        ctx.from_batch = count is not None
-        ctx.count = None if isinstance(count, Tensor) else count
-        ctx.act, ctx.eps, ctx.channel_dim = act, eps, channel_dim
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.residual_dtype = None if residual is None else residual.dtype
-        output = ops.normalize(x, mean, invstd, Affine(weight, bias, residual, act, mask), channel_dim)
-        return _in_layout_of(x, output)
+        act, mask = call.act, call.mask
+        output = call.run(x, Affine(weight, bias, residual, act, mask))
+        parameter = bias if weight is None else weight
+        call.parameter_dtype = None if parameter is None else parameter.dtype
+        call.keeps_output = act is not None and residual is not None and act.name == "relu"
+        if call.keeps_output:
+            ctx.save_for_backward(x, weight, None, output, mask, call.rows)
+        elif act is not None:
+            ctx.save_for_backward(x, weight, bias, residual, mask, call.rows)
+        else:
+            ctx.save_for_backward(x, weight, None, None, mask, call.rows)
+        call.mask = call.given = call.running = None  # only what is saved stays alive
+        ctx.call = call
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return *_differentiable_backward(ctx, grad_output), *(None,) * 7
-        x, weight, bias, residual, mask, mean, invstd, count = ctx.saved_tensors
-        affine = Affine(weight, bias, residual, ctx.act, mask)
-        need_x, need_weight, need_bias, need_residual, *_ = ctx.needs_input_grad
-        count = ctx.count if count is None else count
-        grads: list[Tensor | None] = [None] * 4
-        means = None
-        if need_weight or need_bias or (need_x and ctx.from_batch):
-            sum_dy, sum_dy_xmu = ops.grad_moments(grad_output, x, mean, invstd, affine, ctx.channel_dim)
-            grads[1] = (sum_dy_xmu * invstd).to(weight.dtype) if need_weight else None
-            grads[2] = sum_dy.to(ctx.bias_dtype) if need_bias else None
-            if ctx.from_batch:
-                divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
-                means = (sum_dy / divisor, sum_dy_xmu / divisor)
-        if need_x or need_residual:
-            grad_x, grad_z = ops.grad_input(grad_output, x, mean, invstd, affine, ctx.channel_dim, means)
-            grads[0] = grad_x if need_x else None
-            grads[3] = grad_z.to(ctx.residual_dtype) if need_residual else None
-        return *grads, *(None,) * 7
+            return *_differentiable_backward(ctx, grad_output), None
+        x, weight, bias, second, mask, rows = ctx.saved_tensors
+        call = ctx.call
+        output, residual = (second, None) if call.keeps_output else (None, second)
+        affine = Affine(weight, bias, residual, call.act, mask)
+        # The forward's backend, unless something watches or batches this backward.
+        backend = call.backend if is_plain(grad_output, x) else reference
+        grads = backend.backward(
+            grad_output,
+            x,
+            rows,
+            affine,
+            call.channel_dim,
+            Needs(*ctx.needs_input_grad[:4]),
+            call.parameter_dtype,
+            output,
+        )
+        return *grads, None
+
+
+# `Function.apply` without what it does for functorch: only plain tensors come here, outside of transforms.
+_apply = super(torch.autograd.Function, _Normalize).apply
 
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     """The gradients of x, weight, bias and residual as functions that autograd can differentiate again."""
-    x, weight, bias, residual, mask, mean, invstd, _ = ctx.saved_tensors
+    x, weight, bias, second, mask, rows = ctx.saved_tensors
+    call, act, residual = ctx.call, ctx.call.act, second
+    if call.keeps_output:
+        grad_output, act, residual = torch.where(second <= 0, 0.0, grad_output), None, None
     # Views, so that a tensor passed twice (x + BN(x)) gets each of its gradients apart.
     view = x.view_as(x)
     given = [
         view,
         *(None if tensor is None else tensor.view_as(tensor) for tensor in (weight, bias, residual)),
     ]
-    affine = Affine(given[1], given[2], given[3], ctx.act, mask)
-    if ctx.from_batch:
-        batch = ops.moments(view, mask, ctx.channel_dim)
-        mean, invstd = batch.mean, _invstd(batch.var, x, ctx.eps)
+    affine = Affine(given[1], given[2], given[3], act, mask)
+    mean, invstd = rows[0], rows[1]
+    if saved.is_from_batch(rows):
+        batch = reference.moments(view, mask, call.channel_dim)
+        mean, invstd = batch.mean, invstd_of(batch.var, x, call.eps)
     grads: list[Tensor | None] = [None] * 4
     wanted = {
         index: tensor
@@ -135,35 +227,17 @@ def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | Non
         if tensor is not None and ctx.needs_input_grad[index]
     }
     if wanted:
-        output = ops.normalize(view, mean, invstd, affine, ctx.channel_dim)
+        output = reference.normalize(view, mean, invstd, affine, call.channel_dim)
         found = torch.autograd.grad(
             output, list(wanted.values()), grad_output, create_graph=True, allow_unused=True
         )
         for index, grad in zip(wanted, found, strict=True):
             grads[index] = grad
-    if ctx.act is None:  # bias and residual were not saved: the output is their sum with the rest
+    if act is None:  # bias and residual were not saved: the output is their sum with the rest
         dy = grad_output if mask is None else torch.where(mask, grad_output, 0.0)
         if ctx.needs_input_grad[2]:
-            others = [dim for dim in range(dy.dim()) if dim != ctx.channel_dim]
-            grads[2] = dy.to(wide_dtype(dy)).sum(others).to(ctx.bias_dtype)
+            others = [dim for dim in range(dy.dim()) if dim != call.channel_dim]
+            grads[2] = dy.to(wide_dtype(dy)).sum(others).to(call.parameter_dtype)
         if ctx.needs_input_grad[3]:
-            grads[3] = dy.to(ctx.residual_dtype)
+            grads[3] = dy
     return grads
-
-
-def _in_layout_of(x: Tensor, output: Tensor) -> Tensor:
-    """Give the output the memory format that torch gives it: channels_last like x, else contiguous."""
-    if in_function_transform():  # memory formats cannot be asked for there
-        return output
-    for dims, form in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if x.dim() == dims and x.is_contiguous(memory_format=form):
-            return output.contiguous(memory_format=form)
-    return output.contiguous()
-
-
-def _invstd(var: Tensor, x: Tensor, eps: float) -> Tensor:
-    return 1 / torch.sqrt(var.to(wide_dtype(x)) + eps)
-
-
-def _detach(count: int | Tensor) -> int | Tensor:
-    return count.detach() if isinstance(count, Tensor) else count

@@ -8,6 +8,7 @@ __all__ = [
     "ActivationError",
     "ArgumentError",
     "ArgumentTypeError",
+    "BackendError",
     "BatchNormError",
     "BatchTooSmallError",
     "ConversionError",
@@ -58,6 +59,10 @@ class DtypeError(BatchNormError, NotImplementedError):
 
 class TransformError(BatchNormError, RuntimeError):
     """A function transform (vmap, grad, ...) meets buffers that it cannot update."""
+
+
+class BackendError(BatchNormError, RuntimeError):
+    """A backend was asked for that cannot serve here; the message says why."""
 
 
 class ConversionError(BatchNormError, ValueError):

@@ -1,6 +1,5 @@
 """Batch normalization as functions."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -8,15 +7,14 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
-from torch.utils.checkpoint import _CachingTorchDispatchMode
 
+from batchnorm import autograd
 from batchnorm.activations import ActivationLike, resolve
-from batchnorm.arguments import RunningStats, validate
-from batchnorm.autograd import normalize_with_batch, normalize_with_given
-from batchnorm.errors import ArgumentTypeError, TransformError
-from batchnorm.moments import Moments
-from batchnorm.ops import Affine, in_function_transform, wide_dtype
+from batchnorm.arguments import validate
+from batchnorm.errors import ArgumentTypeError
+from batchnorm.moments import UNTRACKED, RunningStats
+from batchnorm.ops import Affine
+from batchnorm.running import blend, is_recomputed
 
 __all__ = ["batch_norm", "batch_norm_with_stats", "normalize_and_track"]
 
@@ -158,10 +156,10 @@ def batch_norm_with_stats(
     input, shape = _with_channels(input)
     channel_dim, affine = validate(input, stats, affine, training=training, eps=eps, channel_dim=channel_dim)
     if training:
-        output, batch = normalize_with_batch(input, affine, eps, channel_dim)
-        running_mean, running_var = _blend(running_mean, running_var, batch, momentum)
+        output, batch = autograd.normalize_with_batch(input, affine, eps, channel_dim)
+        running_mean, running_var = blend(running_mean, running_var, batch, momentum)
     else:
-        output = normalize_with_given(input, running_mean, running_var, affine, eps, channel_dim)
+        output = autograd.normalize_with_given(input, running_mean, running_var, affine, eps, channel_dim)
     return (output if shape is None else output.reshape(shape)), running_mean, running_var
 
 
@@ -202,15 +200,14 @@ def normalize_and_track(
     """
     input, shape = _with_channels(input)
     channel_dim, affine = validate(input, stats, affine, training=training, eps=eps, channel_dim=channel_dim)
-    if not training:
+    if training:
+        # What activation checkpointing repeats has been counted.
+        moved = UNTRACKED if is_recomputed() else stats
+        output = autograd.normalize_and_track(input, affine, eps, channel_dim, moved, momentum)
+    else:
         assert stats.mean is not None
         assert stats.var is not None
-        output = normalize_with_given(input, stats.mean, stats.var, affine, eps, channel_dim)
-        return output if shape is None else output.reshape(shape)
-    output, batch = normalize_with_batch(input, affine, eps, channel_dim)
-    if any(buffer is not None for buffer in stats) and not _is_recomputed():
-        with torch.no_grad(), _unseen_by_selective_checkpointing():
-            _track(stats, batch, momentum)
+        output = autograd.normalize_with_given(input, stats.mean, stats.var, affine, eps, channel_dim)
     return output if shape is None else output.reshape(shape)
 
 
@@ -219,68 +216,3 @@ def _with_channels(input: Tensor) -> tuple[Tensor, torch.Size | None]:
     if isinstance(input, Tensor) and input.dim() == 1 and input.numel() == 0:
         return input.reshape(0, 0), input.shape
     return input, None
-
-
-def _track(stats: RunningStats, batch: Moments, momentum: float | None) -> None:
-    """Compute everything, then write: an error (a transform that did not get the buffers) leaves all as it was."""
-    counter = _ticked(stats.num_batches_tracked, batch, momentum)
-    weight: float | Tensor = 0.0 if momentum is None else momentum
-    if momentum is None and counter is not None:
-        weight = 1.0 / counter.to(wide_dtype(batch.mean)).clamp(min=1)
-    moved = [(stats.num_batches_tracked, counter)]
-    if stats.mean is not None and stats.var is not None:
-        mean, var = _blend(stats.mean, stats.var, batch, weight)
-        moved = [(stats.mean, mean), (stats.var, var), *moved]
-    try:
-        for buffer, new in moved:
-            if buffer is not None and new is not None:
-                buffer.copy_(new)
-    except RuntimeError as error:
-        if not in_function_transform():
-            raise
-        raise TransformError(
-            "batch norm in training updates buffers that this torch.func transform did not get; pass them through "
-            "torch.func.functional_call, mapped as the input is, use batchnorm.functional.batch_norm_with_stats, "
-            "or call eval()"
-        ) from error
-
-
-def _ticked(counter: Tensor | None, batch: Moments, momentum: float | None) -> Tensor | None:
-    """The counter after this batch. A batch without statistics would weigh in a cumulative average as 0 and 1 do."""
-    if counter is None:
-        return None
-    if isinstance(batch.count, Tensor):
-        return counter + (batch.count > 1).to(counter.dtype)
-    return counter if batch.count == 0 and momentum is None else counter + 1
-
-
-def _blend(
-    running_mean: Tensor, running_var: Tensor, batch: Moments, momentum: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """Move the running statistics, leaving a channel alone where the batch's are not finite in the buffers' dtype."""
-    if not isinstance(batch.count, Tensor) and batch.count == 0:
-        return running_mean, running_var
-    wide = batch.mean.dtype
-    var = batch.unbiased_var()
-    usable = torch.isfinite(batch.mean.to(running_mean.dtype)) & torch.isfinite(var.to(running_var.dtype))
-    if isinstance(batch.count, Tensor):
-        usable = usable & (batch.count > 1)
-    moved = [
-        torch.where(usable, (1 - momentum) * old.to(wide) + momentum * new, old.to(wide)).to(old.dtype)
-        for old, new in ((running_mean, batch.mean), (running_var, var))
-    ]
-    return moved[0].detach(), moved[1].detach()
-
-
-def _is_recomputed() -> bool:
-    # Inside a backward pass a forward is one that activation checkpointing repeats: its batch has been counted.
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def _unseen_by_selective_checkpointing() -> contextlib.AbstractContextManager[object]:
-    # It pairs the operators of both passes one by one, and the second pass does not track.
-    if torch.compiler.is_compiling() or not any(
-        isinstance(mode, _CachingTorchDispatchMode) for mode in _get_current_dispatch_mode_stack()
-    ):
-        return contextlib.nullcontext()
-    return _disable_current_modes()

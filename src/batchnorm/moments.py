@@ -1,11 +1,23 @@
 """Moments of a batch, a channel each: the (C,)-sized numbers that every normalization policy works on."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Moments"]
+__all__ = ["UNTRACKED", "Moments", "RunningStats"]
+
+
+class RunningStats(NamedTuple):
+    """The buffers of a layer: running mean and variance (C,), and the counter of batches."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    num_batches_tracked: Tensor | None = None
+
+
+UNTRACKED = RunningStats(None, None)
 
 
 @dataclass(frozen=True)

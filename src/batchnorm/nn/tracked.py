@@ -12,9 +12,10 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.activations import ActivationLike, resolve
-from batchnorm.arguments import RunningStats, mask_of_lengths
+from batchnorm.arguments import mask_of_lengths
 from batchnorm.errors import ArgumentError, DimensionError, TransformError
 from batchnorm.functional import normalize_and_track
+from batchnorm.moments import RunningStats
 from batchnorm.ops import Affine
 
 __all__ = ["TrackedNorm"]

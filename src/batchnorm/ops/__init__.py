@@ -1,4 +1,4 @@
-"""The four operators that every layer and tool stands on.
+"""The four operators that every layer and tool stands on, and which backend runs them.
 
 | operator | gives |
 |---|---|
@@ -7,19 +7,30 @@
 | `grad_moments` | per channel: sum_dy, sum_dy_xmu, after the activation's own backward |
 | `grad_input` | gradients for x and residual |
 
-`reference` is the specification in plain torch; it serves every device and dtype.
+A backend is a module that has these, and fused `forward` (batch statistics), `evaluate` (given ones) and `backward`.
+`select` decides which one a call of dense tensors in eager mode gets, once, in its forward:
+
+| tensors | backend |
+|---|---|
+| on the CPU, not empty, residual of the input's dtype | `native`, where it is available |
+| all others | `reference` |
+
+Calls that anything traces, transforms or watches (`is_plain` is False) are always the reference's, which is also the
+specification and what second derivatives go through.
 """
 
+from batchnorm.ops.choice import Backend, backend, select
 from batchnorm.ops.eager import in_function_transform, is_plain
-from batchnorm.ops.reference import Affine, grad_input, grad_moments, moments, normalize, wide_dtype
+from batchnorm.ops.reference import Affine, Needs, invstd_of, wide_dtype
 
 __all__ = [
     "Affine",
-    "grad_input",
-    "grad_moments",
+    "Backend",
+    "Needs",
+    "backend",
     "in_function_transform",
+    "invstd_of",
     "is_plain",
-    "moments",
-    "normalize",
+    "select",
     "wide_dtype",
 ]

@@ -1,4 +1,4 @@
-"""The four operators in plain torch: any device, any floating dtype, differentiable any number of times.
+"""The specification in plain torch: any device, any floating dtype; the operators differentiable any number of times.
 
 Three dtypes meet here. *Storage* is that of the tensors given. *Compute* holds one element's arithmetic: float32, or
 float64 for float64 inputs. *Wide* holds the (C,)-sized numbers and every sum: float64 where the device has it.
@@ -12,10 +12,27 @@ import torch
 from torch import Tensor
 
 from batchnorm.activations import Activation
-from batchnorm.moments import Moments
+from batchnorm.moments import Moments, RunningStats
+from batchnorm.ops import saved
 from batchnorm.ops.eager import is_plain
+from batchnorm.ops.layout import like_input
 
-__all__ = ["Affine", "compute_dtype", "grad_input", "grad_moments", "moments", "normalize", "wide_dtype"]
+__all__ = [
+    "Affine",
+    "Gradients",
+    "Needs",
+    "backward",
+    "compute_dtype",
+    "evaluate",
+    "forward",
+    "grad_input",
+    "grad_moments",
+    "invstd_of",
+    "moments",
+    "moves",
+    "normalize",
+    "wide_dtype",
+]
 
 _BLOCK = 2**18  # values; their float64 copies, 2 MiB each, stay in the cache
 
@@ -31,6 +48,18 @@ class Affine(NamedTuple):
     residual: Tensor | None = None
     act: Activation | None = None
     mask: Tensor | None = None
+
+
+class Needs(NamedTuple):
+    """Which gradients a backward is asked for."""
+
+    x: bool
+    weight: bool
+    bias: bool
+    residual: bool
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # of x, weight, bias, residual
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
@@ -200,3 +229,72 @@ def grad_input(
         dx = torch.addcmul(dx, xmu, _per_channel(slope, x, channel_dim), value=-1)
     dx = dx * _per_channel(_scale(invstd, affine.weight).to(xmu.dtype), x, channel_dim)
     return _keep(dx, affine.mask).to(x.dtype), dy
+
+
+def invstd_of(var: Tensor, x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(var + eps), in wide dtype."""
+    return 1 / torch.sqrt(var.to(wide_dtype(x)) + eps)
+
+
+def moves(_: RunningStats) -> bool:
+    """Whether `forward` itself moves these buffers: never."""
+    return False
+
+
+def forward(
+    x: Tensor,
+    affine: Affine,
+    eps: float,
+    channel_dim: int,
+    _running: RunningStats | None = None,
+    _momentum: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Normalize with the batch's own statistics; return the output in x's memory format, and what `saved` describes."""
+    batch = moments(x, affine.mask, channel_dim)
+    invstd = invstd_of(batch.var, x, eps)
+    output = normalize(x, batch.mean, invstd, affine, channel_dim)
+    return like_input(x, output), saved.join(batch, invstd)
+
+
+def evaluate(
+    x: Tensor, mean: Tensor, var: Tensor, affine: Affine, eps: float, channel_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Normalize with given statistics; return the output in x's memory format, and what `saved` describes."""
+    # A copy: training may move the running mean between this forward and its backward.
+    rows = torch.stack([mean.detach().to(wide_dtype(x)), invstd_of(var.detach(), x, eps)])
+    return like_input(x, normalize(x, rows[0], rows[1], affine, channel_dim)), rows
+
+
+def backward(
+    grad_output: Tensor,
+    x: Tensor,
+    rows: Tensor,
+    affine: Affine,
+    channel_dim: int,
+    needs: Needs,
+    parameter_dtype: torch.dtype | None,
+    output: Tensor | None = None,
+) -> Gradients:
+    """The gradients that are needed, that of the residual in compute dtype.
+
+    `parameter_dtype` is that of weight and bias. `output` is the forward's, where it was kept in place of the
+    residual: of a relu it says all that its backward asks.
+    """
+    if output is not None:
+        grad_output = torch.where(output <= 0, 0.0, grad_output)
+        affine = affine._replace(act=None)
+    mean, invstd = rows[0], rows[1]
+    grads: list[Tensor | None] = [None] * 4
+    means = None
+    if needs.weight or needs.bias or (needs.x and saved.is_from_batch(rows)):
+        sum_dy, sum_dy_xmu = grad_moments(grad_output, x, mean, invstd, affine, channel_dim)
+        grads[1] = (sum_dy_xmu * invstd).to(parameter_dtype) if needs.weight else None
+        grads[2] = sum_dy.to(parameter_dtype) if needs.bias else None
+        if saved.is_from_batch(rows):
+            count = rows[3].clamp(min=1)
+            means = (sum_dy / count, sum_dy_xmu / count)
+    if needs.x or needs.residual:
+        grad_x, grad_z = grad_input(grad_output, x, mean, invstd, affine, channel_dim, means)
+        grads[0] = grad_x if needs.x else None
+        grads[3] = grad_z if needs.residual else None
+    return grads[0], grads[1], grads[2], grads[3]

@@ -1,0 +1,145 @@
+"""Finding and loading the kernels, or the reason why they are not there."""
+
+import ctypes
+import functools
+import importlib.resources
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from batchnorm.errors import BackendError
+from batchnorm.ops.openmp import watch_forks
+
+__all__ = ["FILE_NAME", "SharedLibrary", "build_record", "load", "require", "why_unavailable"]
+
+FILE_NAME = "libbatchnorm_native.so"
+_BUILD_RECORD = "native_build.txt"
+_ABI = 1  # BN_ABI of native/batchnorm.h
+_CALLS = ("bn_moments", "bn_normalize", "bn_grad_moments", "bn_grad_input", "bn_forward", "bn_backward")
+
+
+@dataclass(frozen=True)
+class SharedLibrary:
+    """The loaded kernels.
+
+    Args:
+        functions: by their names in native/batchnorm.h, typed.
+        isas: instruction sets that this build has and this processor can run, best first.
+    """
+
+    functions: Any
+    isas: tuple[str, ...]
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        name: bytes = self.functions.bn_isa()
+        return name.decode()
+
+
+def require() -> SharedLibrary:
+    """The kernels.
+
+    Raises:
+        BackendError: (RuntimeError) they are not available; the message says why.
+    """
+    found = load()
+    if isinstance(found, str):
+        raise BackendError(f"the native backend is not available: {found}")
+    return found
+
+
+def why_unavailable() -> str | None:
+    """The reason, or None where the kernels are loaded."""
+    found = _open()
+    return found if isinstance(found, str) else None
+
+
+@functools.cache
+def load() -> SharedLibrary | str:
+    """The kernels, loaded at the first call, or why there are none.
+
+    Raises:
+        BackendError: (RuntimeError) BATCHNORM_ISA names what this build and processor do not have, or
+            BATCHNORM_REQUIRE_NATIVE=1 and there are none.
+    """
+    found = _open()
+    if isinstance(found, str):
+        if os.environ.get("BATCHNORM_REQUIRE_NATIVE", "0") not in ("", "0"):
+            raise BackendError(
+                f"BATCHNORM_REQUIRE_NATIVE is set, but the native backend is not available: {found}"
+            )
+        return found
+    _choose_isa(found)
+    return found
+
+
+def build_record() -> str | None:
+    """What the build wrote about itself, where it did."""
+    record = importlib.resources.files("batchnorm.ops").joinpath(_BUILD_RECORD)
+    return record.read_text().strip() if record.is_file() else None
+
+
+@functools.cache
+def _open() -> SharedLibrary | str:
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return (
+            f"{platform.system()} {' '.join(platform.libc_ver())}".strip()
+            + " is not served yet, Linux with glibc is"
+        )
+    file = importlib.resources.files("batchnorm.ops").joinpath(FILE_NAME)
+    if not file.is_file():
+        return "no library in this install: it was made without a C++ compiler, or the build of it failed"
+    with importlib.resources.as_file(file) as path:
+        functions = _dlopen(str(path))
+    if isinstance(functions, str):
+        return functions
+    if functions.bn_abi() != _ABI:
+        return f"the library has interface {functions.bn_abi()}, this package needs {_ABI}; install the package again"
+    for name in _CALLS:
+        function = getattr(functions, name)
+        function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int
+    functions.bn_isa.restype = functions.bn_isas.restype = ctypes.c_char_p
+    functions.bn_use_isa.argtypes = (ctypes.c_char_p,)
+    functions.bn_advise_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    functions.bn_math.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_int32,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+    )
+    watch_forks()
+    return SharedLibrary(functions, tuple(functions.bn_isas().decode().split(",")))
+
+
+def _dlopen(path: str) -> Any:
+    """The library, whose OpenMP symbols resolve to the runtime that torch has loaded; or why that failed."""
+    try:
+        return ctypes.CDLL(path)
+    except OSError as first:
+        # This torch keeps its runtime to itself, or has another than GNU's: open the system's for everybody.
+        try:
+            ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            return (
+                f"torch has loaded no OpenMP runtime that fits, and libgomp.so.1 is missing: {_said(first)}"
+            )
+        try:
+            return ctypes.CDLL(path)
+        except OSError as second:
+            return f"the library does not load: {_said(second)}"
+
+
+def _said(error: OSError) -> str:
+    return str(error).rpartition("/")[2]
+
+
+def _choose_isa(library: SharedLibrary) -> None:
+    wanted = os.environ.get("BATCHNORM_ISA", "")
+    if wanted and (wanted not in library.isas or library.functions.bn_use_isa(wanted.encode())):
+        raise BackendError(
+            f"BATCHNORM_ISA={wanted} is not available here; choose from {', '.join(library.isas)}, or unset it"
+        )

@@ -1,0 +1,104 @@
+"""Running statistics: how a batch moves them, and when it does not."""
+
+import contextlib
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import _CachingTorchDispatchMode
+
+from batchnorm.errors import TransformError
+from batchnorm.moments import Moments, RunningStats
+from batchnorm.ops import in_function_transform, wide_dtype
+
+__all__ = ["blend", "is_recomputed", "track"]
+
+
+def is_recomputed() -> bool:
+    """Whether this forward is one that activation checkpointing repeats: its batch has been counted.
+
+    Inside a backward pass every forward is taken for such a repetition.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def track(stats: RunningStats, batch: Moments, momentum: float | None) -> None:
+    """Move the buffers that are not None towards the batch's moments, in place, and tick the counter.
+
+    Args:
+        stats: the buffers.
+        batch: moments of the batch.
+        momentum: weight of the batch; None for 1 / num_batches_tracked (0 without a counter).
+
+    Raises:
+        TransformError: (RuntimeError) a torch.func transform did not get the buffers; nothing was moved.
+    """
+    with torch.no_grad(), _unseen_by_selective_checkpointing():
+        _write(stats, *_moved(stats, batch, momentum))
+
+
+def blend(
+    running_mean: Tensor, running_var: Tensor, batch: Moments, momentum: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The running statistics after this batch.
+
+    A channel keeps its own where the batch's are not finite in the buffers' dtype.
+    """
+    if not isinstance(batch.count, Tensor) and batch.count == 0:
+        return running_mean, running_var
+    wide = batch.mean.dtype
+    var = batch.unbiased_var()
+    usable = torch.isfinite(batch.mean.to(running_mean.dtype)) & torch.isfinite(var.to(running_var.dtype))
+    if isinstance(batch.count, Tensor):
+        usable = usable & (batch.count > 1)
+    moved = [
+        torch.where(usable, (1 - momentum) * old.to(wide) + momentum * new, old.to(wide)).to(old.dtype)
+        for old, new in ((running_mean, batch.mean), (running_var, var))
+    ]
+    return moved[0].detach(), moved[1].detach()
+
+
+def _moved(
+    stats: RunningStats, batch: Moments, momentum: float | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    counter = _ticked(stats.num_batches_tracked, batch, momentum)
+    if stats.mean is None or stats.var is None:
+        return None, None, counter
+    weight: float | Tensor = 0.0 if momentum is None else momentum
+    if momentum is None and counter is not None:
+        weight = 1.0 / counter.to(wide_dtype(batch.mean)).clamp(min=1)
+    return *blend(stats.mean, stats.var, batch, weight), counter
+
+
+def _ticked(counter: Tensor | None, batch: Moments, momentum: float | None) -> Tensor | None:
+    """The counter after this batch. A batch without statistics would weigh in a cumulative average as 0 and 1 do."""
+    if counter is None:
+        return None
+    if isinstance(batch.count, Tensor):
+        return counter + (batch.count > 1).to(counter.dtype)
+    return counter if batch.count == 0 and momentum is None else counter + 1
+
+
+def _write(stats: RunningStats, *new: Tensor | None) -> None:
+    """All is computed by now: an error (a transform that did not get the buffers) leaves every buffer as it was."""
+    try:
+        for buffer, value in zip(stats, new, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+    except RuntimeError as error:
+        if not in_function_transform():
+            raise
+        raise TransformError(
+            "batch norm in training updates buffers that this torch.func transform did not get; pass them through "
+            "torch.func.functional_call, mapped as the input is, use batchnorm.functional.batch_norm_with_stats, "
+            "or call eval()"
+        ) from error
+
+
+def _unseen_by_selective_checkpointing() -> contextlib.AbstractContextManager[object]:
+    # It pairs the operators of both passes one by one, and the second pass does not track.
+    if torch.compiler.is_compiling() or not any(
+        isinstance(mode, _CachingTorchDispatchMode) for mode in _get_current_dispatch_mode_stack()
+    ):
+        return contextlib.nullcontext()
+    return _disable_current_modes()
