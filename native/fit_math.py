@@ -16,7 +16,7 @@ from mpmath import mp, mpf
 
 HEADER = Path(__file__).with_name("math_coefficients.h")
 GRID = 1500
-CENTRAL = mpf("0.67")  # a little before normal_cdf(-v) = 1/4, below which a rounding of 1/4 counts twice
+CENTRAL = mpf(1)  # |v| up to which normal_cdf is 1/2 plus a polynomial
 
 Real = mpf
 Function = Callable[[Real], Real]
@@ -56,8 +56,8 @@ class Format:
         return mp.ceil(2 * mp.sqrt(-2 * mp.log(smallest))) / 2
 
 
-FLOAT = Format("float", 9, 24, -149, 127, 15, 6, 4, 4, "f")
-DOUBLE = Format("double", 17, 53, -1074, 1023, 41, 11, 8, 9, "")
+FLOAT = Format("float", 9, 24, -149, 127, 15, 6, 5, 4, "f")
+DOUBLE = Format("double", 17, 53, -1074, 1023, 41, 11, 9, 9, "")
 
 
 def round_to(value: Real, bits: int) -> Real:
@@ -148,16 +148,24 @@ def fit_exp(kind: Format) -> list[Real]:
 
 
 def fit_central(kind: Format) -> list[Real]:
-    """A such that normal_cdf(v) = 1/2 + v A(v^2) for |v| <= CENTRAL."""
+    """A such that normal_cdf(v) = 1/2 + v A(v^2) for |v| <= CENTRAL, the error relative to the smaller side.
 
-    def slope(square: Real) -> Real:
-        if square == 0:
-            return 1 / mp.sqrt(2 * mp.pi)
-        return mp.erf(mp.sqrt(square / 2)) / (2 * mp.sqrt(square))
+    The first coefficient is the density at 0 as rounded; the others make up for it, where the rounding counts most.
+    """
+    first = kind.rounded(1 / mp.sqrt(2 * mp.pi))
+
+    def rest(square: Real) -> Real:
+        t = mp.sqrt(square)
+        return (mp.erf(t / mp.sqrt(2)) / (2 * t) - first) / square
+
+    def weight(square: Real) -> Real:
+        t = mp.sqrt(square)
+        return mp.erfc(t / mp.sqrt(2)) / t / square
 
     end = CENTRAL**2
-    grid = [end * i / GRID for i in range(GRID + 1)]
-    return fit_polynomial(slope, slope, grid, [end * (1 + x) / 2 for x in chebyshev(kind.central_degree + 2)])
+    grid = [end * (i + 1) / GRID for i in range(GRID)]
+    points = [grid[0] + (end - grid[0]) * (1 + x) / 2 for x in chebyshev(kind.central_degree + 1)]
+    return [first, *fit_polynomial(rest, weight, grid, points)]
 
 
 def fit_mills(kind: Format) -> tuple[list[Real], list[Real]]:
@@ -227,7 +235,8 @@ def number(kind: Format, name: str, value: Real) -> str:
 def structure(kind: Format) -> list[str]:
     ln2_high = round_to(mp.log(2), kind.high_bits)
     mills, mills_rest = fit_mills(kind)
-    inverse_sqrt_2_pi = 1 / mp.sqrt(2 * mp.pi)
+    log_density = -mp.log(2 * mp.pi) / 2  # of the normal density at 0
+    log_density_high = round_to(log_density, kind.high_bits)
     return [
         f"template <> struct Coefficients<{kind.name}> {{",
         number(kind, "log2_e", 1 / mp.log(2)),
@@ -236,9 +245,8 @@ def structure(kind: Format) -> list[str]:
         number(kind, "underflow", mp.floor((kind.minimum_exponent - 1) * mp.log(2))),
         number(kind, "overflow", mp.ceil((kind.bias + 1) * mp.log(2))),
         number(kind, "vanished", kind.tail_end),
-        number(kind, "inverse_sqrt_2_pi", inverse_sqrt_2_pi),
-        # Its rounding error, as a change of the exponent.
-        number(kind, "log_of_rounded", mp.log(inverse_sqrt_2_pi / kind.rounded(inverse_sqrt_2_pi))),
+        number(kind, "log_density_high", log_density_high),
+        number(kind, "log_density_low", log_density - log_density_high),
         array(kind, "exp", fit_exp(kind)),
         number(kind, "central_end", CENTRAL),
         array(kind, "central", fit_central(kind)),

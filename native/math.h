@@ -37,8 +37,8 @@ BN_INLINE vfloat magnitude(vfloat v) { return (vfloat)(bits(v) & 0x7fffffff); }
 BN_INLINE vdouble magnitude(vdouble v) { return (vdouble)(bits(v) & 0x7fffffffffffffff); }
 
 // Not below and not above: NaN stays NaN.
-template <class V> BN_INLINE V at_least(V v, V limit) { return select(v < limit, limit, v); }
-template <class V> BN_INLINE V at_most(V v, V limit) { return select(v > limit, limit, v); }
+template <class V> BN_INLINE V at_least(V v, V limit) { return v < limit ? limit : v; }
+template <class V> BN_INLINE V at_most(V v, V limit) { return limit < v ? limit : v; }
 
 template <class S, int count> BN_INLINE Vector<S> polynomial(const S (&coefficients)[count], Vector<S> v) {
   Vector<S> result = splat(coefficients[count - 1]);
@@ -61,10 +61,12 @@ template <class S> BN_INLINE Reduced<S> reduce(Vector<S> v, Vector<S> rough, S l
   return reduced;
 }
 
-// exp(r) for |r| <= ln(2) / 2.
+// expm1(r) / r and exp(r) for |r| <= ln(2) / 2.
+template <class S> BN_INLINE Vector<S> expm1_ratio(Vector<S> r) {
+  return fma(polynomial<S>(Coefficients<S>::exp, r), r, splat(S(1)));
+}
 template <class S> BN_INLINE Vector<S> exp_reduced(Vector<S> r) {
-  Vector<S> one = splat(S(1));
-  return fma(fma(polynomial<S>(Coefficients<S>::exp, r), r, one), r, one);
+  return fma(expm1_ratio<S>(r), r, splat(S(1)));
 }
 
 template <class S> BN_INLINE Vector<S> power_of_2(typename Layout<S>::unsigned_bits biased) {
@@ -127,9 +129,9 @@ template <class S> BN_INLINE Vector<S> sigmoid_any(Vector<S> v) {
   return fma(-y, of, of);
 }
 
-// The density at t = |v|, but for the factor 2^n.
+// exp(r) 2^n is the normal density at t = |v|.
 template <class S> struct Density {
-  Vector<S> t, value;
+  Vector<S> t, r;
   Reduced<S> reduced;
 };
 
@@ -141,23 +143,25 @@ template <class S> BN_INLINE Density<S> density(Vector<S> v) {
   Density<S> result;
   Vector<S> t = at_most(magnitude(v), splat(C::vanished)), minus_half = splat(S(-0.5));
   Vector<S> upper = (Vector<S>)((Bits)t & Layout<S>::upper_half);
-  Vector<S> missing = fma((t - upper) * minus_half, t + upper, splat(C::log_of_rounded));
+  Vector<S> missing = fma((t - upper) * minus_half, t + upper, splat(C::log_density_low));
   result.t = t;
-  result.reduced = reduce<S>(upper * upper * minus_half, t * t, C::log2_e / -2);
-  result.value = exp_reduced<S>(result.reduced.high + (missing - result.reduced.low)) * splat(C::inverse_sqrt_2_pi);
+  result.reduced =
+      reduce<S>(upper * upper * minus_half, fma(t, t, splat(-2 * C::log_density_high)), C::log2_e / -2);
+  result.r = (result.reduced.high + splat(C::log_density_high)) + (missing - result.reduced.low);
   return result;
 }
 
 template <class S> BN_INLINE Vector<S> normal_pdf_any(Vector<S> v) {
   Density<S> at = density<S>(v);
-  return scale_down<S>(at.value, at.reduced);
+  return scale_down<S>(exp_reduced<S>(at.r), at.reduced);
 }
 
 template <class S> BN_INLINE Vector<S> normal_cdf_any(Vector<S> v) {
   using C = Coefficients<S>;
   Density<S> at = density<S>(v);
   Vector<S> mills = polynomial<S>(C::mills, at.t), rest = polynomial<S>(C::mills_rest, at.t);
-  Vector<S> tail = scale_down<S>(at.value * mills / fma(at.t, mills, rest), at.reduced);
+  Vector<S> above = fma(expm1_ratio<S>(at.r) * at.r, mills, mills);  // exp(r) mills with one large rounding
+  Vector<S> tail = scale_down<S>(above / fma(at.t, mills, rest), at.reduced);
   // Near 0 the roundings of the tail's factors would add up to 4 ulp.
   Vector<S> central = fma(v, polynomial<S>(C::central, at.t * at.t), splat(S(0.5)));
   Vector<S> result = select(v > splat(S(0)), splat(S(1)) - tail, tail);
