@@ -1,0 +1,117 @@
+"""Write the tables of docs/reference/speed.md from a file of results.
+
+Run: python benchmarks/speed_table.py FILE, where FILE is the bench.jsonl that `batchnorm bench --out` made
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from batchnorm.bench.digest import (
+    COMPILED_HEAD,
+    LAYOUT_NAMES,
+    SUMMARY_HEAD,
+    TARGET_HEAD,
+    answer,
+    compiled_rows,
+    machine_words,
+    misses,
+    not_run,
+    shape_words,
+    summary_rows,
+    target_rows,
+)
+from batchnorm.bench.results import Results, read_results
+from batchnorm.bench.summary import median
+from batchnorm.records.wording import duration, number
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "speed.md"
+BEGIN, END = "<!-- begin: python benchmarks/speed_table.py -->", "<!-- end -->"
+SHAPE_HEAD = ("input", "layout", "after the norm", "torch", "ours", "torch / ours", "quartiles", "copies")
+STEP_HEAD = ("network", "layout", "torch", "ours", "torch / ours", "quartiles")
+
+
+def tables(results: Results) -> str:
+    """The part of the page that the results decide."""
+    return "\n".join(_parts(results)).strip() + "\n"
+
+
+def _parts(results: Results) -> Iterator[str]:
+    yield f"Measured on {results.machine['date']}: {machine_words(results.machine)}."
+    yield f"Command: `{results.header['command']}`.\n"
+    yield from (f"{sentence} " for sentence in answer(results))
+    yield "\n### Targets\n"
+    yield from _table(TARGET_HEAD, target_rows(results), text=(0, 3))
+    yield ""
+    yield from (
+        f"- {sentence}" for sentence in [*misses(results), *(f"Not run: {why}." for why in not_run(results))]
+    )
+    for title, rows in summary_rows(results).items():
+        yield f"\n### {title}\n"
+        yield from _table(SUMMARY_HEAD, rows)
+    if compiled_rows(results):
+        yield "\n### torch.compile\n\ne: eager, c: compiled.\n"
+        yield from _table(COMPILED_HEAD, compiled_rows(results))
+    if results.steps:
+        yield "\n### Training steps\n"
+        yield from _table(STEP_HEAD, _steps(results), text=(0, 1))
+    yield "\n### Every shape, float32, forward and backward\n"
+    yield from _table(SHAPE_HEAD, _shapes(results), text=(0, 1, 2))
+
+
+def _steps(results: Results) -> list[tuple[str, ...]]:
+    return [
+        (
+            line["network"],
+            LAYOUT_NAMES[line["layout"]],
+            duration(line["seconds"]["torch"]),
+            duration(line["seconds"]["batchnorm"]),
+            *_ratio(line),
+        )
+        for line in results.steps
+    ]
+
+
+def _shapes(results: Results) -> list[tuple[str, ...]]:
+    lines = [
+        line for line in results.cases if line["phase"] == "forward_backward" and line["dtype"] == "float32"
+    ]
+    lines.sort(key=lambda line: (line["layout"] != "contiguous", line["bytes"], line["variant"]))
+    return [
+        (
+            shape_words(line["shape"]),
+            LAYOUT_NAMES[line["layout"]],
+            line["variant"].removeprefix("bn").removeprefix("+").replace("+", ", ") or "nothing",
+            duration(line["seconds"]["torch"]),
+            duration(line["seconds"]["batchnorm"]),
+            *_ratio(line),
+            number(1 / (median(line, "copy") or float("nan"))),
+        )
+        for line in lines
+    ]
+
+
+def _ratio(line: dict) -> tuple[str, str]:
+    found = line["ratios"]["torch"]
+    return number(found["median"]), f"{number(found['low'])} to {number(found['high'])}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join('---' if index in text else '---:' for index in range(len(head)))}|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def main() -> None:
+    """Put the tables between the two marks of the page."""
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin and end, f"{PAGE.name} has lost its marks"
+    PAGE.write_text(f"{before}{begin}\n\n{tables(read_results(sys.argv[1]))}\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

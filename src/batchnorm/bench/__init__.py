@@ -1,0 +1,1 @@
+"""Measure the layers on this machine against torch's, torch.compile's and the physical limit."""

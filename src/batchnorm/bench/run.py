@@ -1,0 +1,89 @@
+"""Measure cases one after the other and hand over a record for each phase."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from batchnorm.bench.candidates import Workbench
+from batchnorm.bench.cases import PHASES, Case, copies
+from batchnorm.bench.harness import Effort, interleaved, medians, ratio
+
+__all__ = ["COMPILED_PHASES", "measure", "measure_case"]
+
+COMPILED_PHASES = ("forward_backward", "evaluation")
+Line = dict[str, Any]
+
+
+def measure(
+    cases: Iterable[Case],
+    effort: Effort,
+    done: set[tuple[str, str]],
+    *,
+    compile_anything: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[Line]:
+    """Yield a record for every case and phase that is not in `done`.
+
+    Args:
+        cases: what to measure.
+        effort: how long.
+        done: (case, phase) that are there already.
+        compile_anything: False leaves torch.compile out everywhere.
+        tell: called with the name of each case before it is measured.
+    """
+    for case in cases:
+        missing = [phase for phase in PHASES if (case.key, phase) not in done]
+        if missing:
+            tell(case.key)
+            yield from measure_case(case, effort, missing, compile_anything=compile_anything)
+
+
+def measure_case(
+    case: Case, effort: Effort, phases: Iterable[str] = PHASES, *, compile_anything: bool = True
+) -> Iterator[Line]:
+    """Yield a record for each phase of one case, after ours and torch's have been found to agree."""
+    bench = Workbench(case)
+    bench.check()
+    not_run = _compile(bench, compile_anything) if case.compiled else {}
+    for phase in phases:
+        times = interleaved(bench.calls(phase), effort)
+        yield _record(case, phase, times, not_run if phase in COMPILED_PHASES else {})
+
+
+def _compile(bench: Workbench, allowed: bool) -> dict[str, str]:
+    """Compile both sides for training and evaluation; why not, where that fails."""
+    names = ("torch", "batchnorm")
+    if not allowed:
+        return {f"{name}_compiled": "switched off" for name in names}
+    torch.compiler.reset()
+    reasons = {}
+    for name in names:
+        try:
+            for phase in COMPILED_PHASES:
+                bench.compile(name, phase)
+        except Exception as error:  # whatever the compiler, or the lack of one, comes up with
+            bench.forget(name)
+            text = next((line for line in str(error).splitlines() if line.strip()), "")
+            reasons[f"{name}_compiled"] = f"{type(error).__name__}: {text}"[:200]
+    return reasons
+
+
+def _record(case: Case, phase: str, times: dict[str, list[float]], not_run: dict[str, str]) -> Line:
+    ours, bound = times["batchnorm"], copies(case.act, case.residual, phase)
+    scales = {"copy": bound, "warm_copy": bound}
+    others = [name for name in times if name != "batchnorm"]
+    tensors = {"forward": 2, "forward_backward": 4, "evaluation": 2}[phase] + case.residual
+    return {
+        "kind": "case",
+        "case": case.key,
+        **case.record(),
+        "phase": phase,
+        "copies": bound,
+        "working_set": tensors * case.bytes,
+        "rounds": len(ours),
+        "seconds": medians(times),
+        "ratios": {name: asdict(ratio(times[name], ours, scales.get(name, 1.0))) for name in others},
+        "not_run": not_run,
+    }
