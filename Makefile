@@ -1,23 +1,28 @@
-# demo | test | lint; every target sets up what it needs in .venv.
+# demo | test | lint | bench; every target sets up what it needs in .venv.
 #   TORCH_INDEX=<url>  take torch from that package index (PyTorch's CPU index saves gigabytes on Linux)
-#   SLOW=1             make test runs the slow tests too
+#   SLOW=1             make test runs the slow tests too; TESTS="tests/ops tests/nn" runs those alone
 #   PYTHON=python3.12  the interpreter that makes .venv
+#   BATCHNORM_REQUIRE_NATIVE=1  stop where the kernels cannot be built, instead of going on without them
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 SLOW ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 help:
-	@sed -n 's/^# \{0,1\}//;1,4p' Makefile
+	@sed -n 's/^# \{0,1\}//;1,5p' Makefile
 
 demo: .venv/lab.done
 	$(BIN)/batchnorm compare
 
 test: .venv/test.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(TESTS)
+
+bench: .venv/lab.done
+	$(BIN)/batchnorm bench
 
 lint: .venv/lint.done
 	$(BIN)/ruff check
@@ -36,17 +41,24 @@ clean:
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@touch $@
 
-.venv/lab.done: .venv/torch.done pyproject.toml
-	@echo "Installing batchnorm with what compare and its report need: about 200 MB (scikit-learn, scipy, plotly, lightning, ...)"
-	$(PIP) -e '.[lab]'
+.venv/batchnorm.done: .venv/torch.done pyproject.toml $(NATIVE)
+	@echo "Installing batchnorm; its kernels are compiled where there is a C++ compiler (g++)"
+	$(PIP) -e .
+	@sed -n 's/^state: /  kernels: /p; s/^reason: /  /p' .venv/lib/python*/site-packages/batchnorm/ops/native_build.txt
+	@touch $@
+
+# By name: it is installed already, and what the extras need is all that is left; -e would compile again.
+.venv/lab.done: .venv/batchnorm.done
+	@echo "Installing what compare and its report need: about 200 MB (scikit-learn, scipy, plotly, lightning, ...)"
+	$(PIP) 'batchnorm[lab]'
 	@touch $@
 
 .venv/test.done: .venv/lab.done
 	@echo "Installing the test tools"
-	$(PIP) -e '.[test]'
+	$(PIP) 'batchnorm[test]'
 	@touch $@
 
 .venv/lint.done: .venv/lab.done
 	@echo "Installing the lint tools"
-	$(PIP) -e '.[lint]'
+	$(PIP) 'batchnorm[lint]'
 	@touch $@

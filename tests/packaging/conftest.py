@@ -1,0 +1,1 @@
+from tests.packaging.building import build  # noqa: F401 (a fixture)
