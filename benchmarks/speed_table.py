@@ -109,7 +109,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
-    assert begin and end, f"{PAGE.name} has lost its marks"
+    assert begin, f"{PAGE.name} has lost its first mark"
+    assert end, f"{PAGE.name} has lost its last mark"
     PAGE.write_text(f"{before}{begin}\n\n{tables(read_results(sys.argv[1]))}\n{end}{after}", encoding="utf-8")
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from batchnorm.cli.bench_view import show
 from batchnorm.cli.commands import INTERRUPTED
+from batchnorm.errors import MissingExtraError
+from batchnorm.extras import require_lab
 
 __all__ = ["command"]
 
@@ -117,9 +119,6 @@ def _present(results: Any, out: str | None, as_json: bool) -> None:
 
 def _page(results: Any, out: str) -> Path | str:
     """The page, or why there is none."""
-    from batchnorm.errors import MissingExtraError
-    from batchnorm.extras import require_lab
-
     try:
         require_lab()
     except MissingExtraError as error:
