@@ -8,15 +8,16 @@
 
 namespace BN_ISA {
 
-// kNeedsInput: the backward asks for z; kFromOutput: or for the output in its place.
+// kNeedsInput: the backward asks for z; kFromOutput: or for the output in its place. kCheap: a few instructions, so that
+// loops do several vectors at once.
 struct Identity {
-  static constexpr bool kNeedsInput = false, kFromOutput = false;
+  static constexpr bool kNeedsInput = false, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z; }
   template <class V, class S> BN_INLINE V backward(V grad, V, S) { return grad; }
 };
 
 struct Relu {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S) { return select(z <= S(0), V{}, z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) { return select(z <= S(0), V{}, grad); }
 };
@@ -27,7 +28,7 @@ struct ReluOfOutput : Relu {
 };
 
 struct Relu6 {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S) {
     return select(z <= S(0), V{}, select(z >= S(6), splat(S(6)), z));
   }
@@ -37,7 +38,7 @@ struct Relu6 {
 };
 
 struct LeakyRelu {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S slope) { return select(z > S(0), z, z * slope); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S slope) {
     return select(z > S(0), grad, grad * slope);
@@ -45,7 +46,7 @@ struct LeakyRelu {
 };
 
 struct Silu {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z * sigmoid(z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     V gate = sigmoid(z);
@@ -54,7 +55,7 @@ struct Silu {
 };
 
 struct Gelu {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z * normal_cdf(z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     return grad * fma(z, normal_pdf(z), normal_cdf(z));
@@ -63,7 +64,7 @@ struct Gelu {
 
 // 0.5 * (1 + tanh(u)) is sigmoid(2 u), without the cancellation on the left.
 struct GeluTanh {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   template <class V, class S> BN_INLINE V gate(V z, S) {
     return sigmoid(S(1.5957691216057308) * fma(S(0.044715) * z * z, z, z));
   }
@@ -76,7 +77,7 @@ struct GeluTanh {
 };
 
 struct Hardswish {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S) {
     V gate = z + S(3);
     gate = select(gate < S(0), V{}, select(gate > S(6), splat(S(6)), gate));
@@ -89,7 +90,7 @@ struct Hardswish {
 };
 
 struct Elu {
-  static constexpr bool kNeedsInput = true, kFromOutput = false;
+  static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   template <class V, class S> BN_INLINE V forward(V z, S alpha) {
     return select(z <= S(0), alpha * expm1(select(z > S(0), V{}, z)), z);
   }

@@ -20,28 +20,24 @@ static inline int tensors_of(const bn_call &call, BackwardSteps steps) {
   return 2 + (call.second ? 1 : 0) + (steps.input && call.output ? 1 : 0) + (steps.input && call.grad_residual ? 1 : 0);
 }
 
-struct GradientSums {
-  double dy, dy_xhat;
-};
-
 // What the sums of one channel become: gradients of the parameters, and what dx subtracts.
 template <class S>
-static void finish_gradient(const bn_call &call, int64_t channel, GradientSums sums, bool writes, double count,
+static void finish_gradient(const bn_call &call, int64_t channel, Sums sums, bool writes, double count,
                             Numbers<S> &numbers, int64_t at) {
   const double invstd = call.invstd[channel];
   if (writes) {
-    if (call.sum_dy) call.sum_dy[channel] = sums.dy;
-    if (call.sum_dy_xmu) call.sum_dy_xmu[channel] = sums.dy_xhat / invstd;
-    if (call.grad_weight) write_number(call.grad_weight, call.parameter_type, channel, sums.dy_xhat);
-    if (call.grad_bias) write_number(call.grad_bias, call.parameter_type, channel, sums.dy);
+    if (call.sum_dy) call.sum_dy[channel] = sums.a;
+    if (call.sum_dy_xmu) call.sum_dy_xmu[channel] = sums.b / invstd;
+    if (call.grad_weight) write_number(call.grad_weight, call.parameter_type, channel, sums.b);
+    if (call.grad_bias) write_number(call.grad_bias, call.parameter_type, channel, sums.a);
   }
   if (!numbers.through_statistics) return numbers.set_gradient(at, 0, 0, 0);
   const double weight = call.weight ? read_number(call.weight, call.parameter_type, channel) : 1.0;
   const double divisor = count > 1 ? count : 1;
-  numbers.set_gradient(at, sums.dy / divisor, sums.dy_xhat / divisor, invstd * weight);
+  numbers.set_gradient(at, sums.a / divisor, sums.b / divisor, invstd * weight);
 }
 
-static inline GradientSums given_sums(const bn_call &call, int64_t channel) {
+static inline Sums given_sums(const bn_call &call, int64_t channel) {
   if (!call.sum_dy) return {0, 0};
   return {call.sum_dy[channel], call.sum_dy_xmu[channel] * call.invstd[channel]};
 }
@@ -57,12 +53,9 @@ template <class T> static T *offset_by(void *from, int64_t at) { return from ? (
 template <class T> static int backward_planes(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
-  const int64_t group = planes_group(call, sizeof(T), tensors_of(call, steps));
   const Split split = planes_split(call, asked);
   const bool alone = split == Split::channels;
-  const int64_t widest = alone ? group : call.channels;
-  const int64_t each = Numbers<S>::bytes(widest) + Pieces::bytes<PairOfSums<S>>(widest);
-  const int64_t for_sums = Pieces::bytes<GradientSums>(call.channels);
+  const int64_t width = alone ? 1 : call.channels, each = Numbers<S>::bytes(width), for_sums = Pieces::bytes<Sums>(width);
   Scratch scratch(asked * (each + for_sums));
   if (!scratch.memory()) return -1;
   char *const partial = scratch.memory() + asked * each;
@@ -71,47 +64,47 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
 
   on_team(asked, [&](int thread, int threads) {
     const Part part = planes_part(call, split, thread, threads);
-    const int64_t length = part.inner_end - part.inner_begin;
+    const Runs runs = runs_of(call, part);
+    const uint8_t *mask = first_mask(call, part);
     Pieces pieces(scratch.memory() + thread * each);
-    Numbers<S> numbers(pieces, widest);
+    Numbers<S> numbers(pieces, width);
     numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
-    PairOfSums<S> *sums = pieces.take<PairOfSums<S>>(widest);
-    auto sums_by = [&](int who) { return (GradientSums *)(partial + who * for_sums); };
-    auto from = [&](int64_t outer, int64_t c) { return (outer * call.channels + c) * call.inner + part.inner_begin; };
-    auto mask = [&](int64_t outer) { return call.mask ? call.mask + outer * call.inner + part.inner_begin : nullptr; };
-    for (int64_t begin = part.channel_begin; begin < part.channel_end; begin += widest) {
-      const int64_t end = least(begin + widest, part.channel_end);
-      for (int64_t c = begin; c < end; ++c) numbers.set(call, c, c - begin, call.mean[c], call.invstd[c]);
+    auto sums_by = [&](int who) { return (Sums *)(partial + who * for_sums); };
+    auto sum = [&](int64_t c, int64_t at) {
+      numbers.set(call, c, at, call.mean[c], call.invstd[c]);
+      if (!steps.sums) return;
+      const int64_t from = first_value(call, part, c);
+      sums_by(thread)[at] = kernels.moments_runs((const T *)call.grad_output + from, (const T *)call.x + from,
+                                                 offset_by<T>(call.second, from), mask, runs, numbers, at, parameter);
+    };
+    auto finish = [&](int64_t c, int64_t at) {
+      Sums found = given_sums(call, c);
       if (steps.sums) {
-        for (int64_t c = begin; c < end; ++c) sums[c - begin].clear();
-        for (int64_t outer = part.outer_begin; outer < part.outer_end; ++outer)
-          for (int64_t c = begin; c < end; ++c)
-            kernels.moments_run((const T *)call.grad_output + from(outer, c), (const T *)call.x + from(outer, c),
-                                offset_by<T>(call.second, from(outer, c)), mask(outer), length, numbers, c - begin,
-                                parameter, sums[c - begin]);
-        for (int64_t c = begin; c < end; ++c) {
-          sums[c - begin].flush();
-          sums_by(thread)[c] = {total(sums[c - begin].wide_a), total(sums[c - begin].wide_b)};
-        }
-        if (!alone) wait_for_team(threads);
+        found = sums_by(alone ? thread : 0)[at];
+        for (int who = 1; !alone && who < threads; ++who)
+          found = {found.a + sums_by(who)[at].a, found.b + sums_by(who)[at].b};
       }
-      for (int64_t c = begin; c < end; ++c) {
-        GradientSums found = given_sums(call, c);
-        if (steps.sums) {
-          found = sums_by(alone ? thread : 0)[c];
-          for (int who = 1; !alone && who < threads; ++who)
-            found = {found.dy + sums_by(who)[c].dy, found.dy_xhat + sums_by(who)[c].dy_xhat};
-        }
-        finish_gradient(call, c, found, steps.sums && (alone || thread == 0), count, numbers, c - begin);
+      finish_gradient(call, c, found, steps.sums && (alone || thread == 0), count, numbers, at);
+    };
+    auto input = [&](int64_t c, int64_t at) {
+      if (!steps.input) return;
+      const int64_t from = first_value(call, part, c);
+      kernels.input_runs((const T *)call.grad_output + from, (const T *)call.x + from, offset_by<T>(call.second, from),
+                         mask, offset_by<T>(call.output, from), offset_by<T>(call.grad_residual, from), runs, numbers,
+                         at, parameter);
+    };
+    if (alone) {
+      for (int64_t c = part.channel_begin; c < part.channel_end; ++c) {
+        sum(c, 0);
+        finish(c, 0);
+        input(c, 0);
       }
-      if (!steps.input) continue;
-      for (int64_t outer = part.outer_end; outer-- > part.outer_begin;)  // backwards: what was read last is still near
-        for (int64_t c = end; c-- > begin;)
-          kernels.input_run((const T *)call.grad_output + from(outer, c), (const T *)call.x + from(outer, c),
-                            offset_by<T>(call.second, from(outer, c)), mask(outer),
-                            offset_by<T>(call.output, from(outer, c)), offset_by<T>(call.grad_residual, from(outer, c)),
-                            length, numbers, c - begin, parameter);
+      return;
     }
+    for (int64_t c = 0; c < call.channels; ++c) sum(c, c);
+    wait_for_team(threads);
+    for (int64_t c = 0; c < call.channels; ++c) finish(c, c);
+    for (int64_t c = call.channels; c-- > 0;) input(c, c);
   });
   return 0;
 }
@@ -149,13 +142,13 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
     };
     auto finish = [&](int64_t begin, int64_t end, int first, int last) {
       for (int64_t c = begin; c < end; ++c) {
-        GradientSums found = given_sums(call, c);
+        Sums found = given_sums(call, c);
         if (steps.sums) {
           found = {0, 0};
           for (int who = first; who < last; ++who)
             for (int64_t k = 0; k < plan.fold; ++k) {
-              found.dy += sums_by(who, 0)[k * call.channels + c];
-              found.dy_xhat += sums_by(who, 1)[k * call.channels + c];
+              found.a += sums_by(who, 0)[k * call.channels + c];
+              found.b += sums_by(who, 1)[k * call.channels + c];
             }
         }
         for (int64_t k = 0; k < plan.fold; ++k)

@@ -98,12 +98,15 @@ static inline double tick(const bn_call &call, double count) {
   return call.num_batches_tracked ? 1.0 / double(most(1, *call.num_batches_tracked)) : 0.0;
 }
 
+static inline double invstd_of(const bn_call &call, const PartialMoments &batch) {
+  return 1 / __builtin_sqrt((batch.count > 0 ? batch.squares / batch.count : 0.0) + call.eps);
+}
+
 // What a batch leaves of one channel: mean, variance and invstd, and where wanted the running statistics.
 static inline void finish_moments(const bn_call &call, int64_t channel, const PartialMoments &batch, double momentum) {
-  double var = batch.count > 0 ? batch.squares / batch.count : 0.0;
   call.mean[channel] = batch.mean;
-  call.var[channel] = var;
-  if (call.invstd) call.invstd[channel] = 1 / __builtin_sqrt(var + call.eps);
+  call.var[channel] = batch.count > 0 ? batch.squares / batch.count : 0.0;
+  if (call.invstd) call.invstd[channel] = invstd_of(call, batch);
   bool moves = call.running_mean && call.running_var && batch.count > (call.mask ? 1 : 0);
   if (moves) track(call, channel, batch, momentum);
 }

@@ -31,65 +31,41 @@ static inline double begin_batch(const bn_call &call, double &momentum) {
 
 // Contiguous inner positions: (N, C, *spatial).
 
-template <class T> class PlanesMoments {
- public:
-  using S = Compute<T>;
-  PlanesMoments(const bn_call &call, const Part &part, Pieces &pieces, int64_t channels)
-      : call_(call), part_(part), anchors_(find_anchors(call, part)), count_(double(valid_positions(call, part))),
-        sums_(pieces.take<PairOfSums<S>>(channels)), rough_(pieces.take<S>(channels)) {}
-  static int64_t bytes(int64_t channels) {
-    return Pieces::bytes<PairOfSums<S>>(channels) + Pieces::bytes<S>(channels);
-  }
+static inline Runs runs_of(const bn_call &call, const Part &part) {
+  return {part.outer_end - part.outer_begin, part.inner_end - part.inner_begin, call.channels * call.inner, call.inner};
+}
 
-  void find(int64_t begin, int64_t end, PartialMoments *found) {
-    for (int64_t c = begin; c < end; ++c) {
-      rough_[c - begin] = rough_mean<T>(call_, c, anchors_);
-      sums_[c - begin].clear();
-    }
-    for (int64_t outer = part_.outer_begin; outer < part_.outer_end; ++outer)
-      for (int64_t c = begin; c < end; ++c) add(outer, c, rough_[c - begin], sums_[c - begin]);
-    for (int64_t c = begin; c < end; ++c) found[c - begin] = settled(c, rough_[c - begin], sums_[c - begin]);
-  }
+// Where the runs of a channel begin, in values and in the mask.
+static inline int64_t first_value(const bn_call &call, const Part &part, int64_t channel) {
+  return (part.outer_begin * call.channels + channel) * call.inner + part.inner_begin;
+}
+static inline const uint8_t *first_mask(const bn_call &call, const Part &part) {
+  return call.mask ? call.mask + part.outer_begin * call.inner + part.inner_begin : nullptr;
+}
 
- private:
-  void add(int64_t outer, int64_t channel, S rough, PairOfSums<S> &sums) {
-    moments_run((const T *)call_.x + (outer * call_.channels + channel) * call_.inner + part_.inner_begin,
-                call_.mask ? call_.mask + outer * call_.inner + part_.inner_begin : nullptr,
-                part_.inner_end - part_.inner_begin, rough, sums);
-  }
-
-  PartialMoments settled(int64_t channel, S rough, PairOfSums<S> &sums) {
-    PartialMoments result = {0, 0, 0};
-    if (count_ == 0) return result;
-    sums.flush();
-    Verdict verdict = judged(call_, count_, rough, total(sums.wide_a), total(sums.wide_b), result);
-    if (verdict == Verdict::far_from_mean) {
-      rough = S(result.mean);
-      sums.clear();
-      for (int64_t outer = part_.outer_begin; outer < part_.outer_end; ++outer) add(outer, channel, rough, sums);
-      sums.flush();
-      verdict = judged(call_, count_, rough, total(sums.wide_a), total(sums.wide_b), result);
-    }
-    return verdict == Verdict::out_of_range ? wide_moments<T>(call_, channel, part_) : result;
-  }
-
-  const bn_call &call_;
-  const Part part_;
-  const Anchors anchors_;
-  const double count_;
-  PairOfSums<S> *sums_;
-  S *rough_;
-};
+template <class T>
+static PartialMoments moments_of_channel(const bn_call &call, const Part &part, const Anchors &anchors, double count,
+                                         int64_t channel) {
+  PartialMoments result = {0, 0, 0};
+  if (count == 0) return result;
+  const T *x = (const T *)call.x + first_value(call, part, channel);
+  const Runs runs = runs_of(call, part);
+  auto around = [&](Compute<T> rough) {
+    Sums sums = moments_runs(x, first_mask(call, part), runs, rough);
+    return judged(call, count, double(rough), sums.a, sums.b, result);
+  };
+  Verdict verdict = around(rough_mean<T>(call, channel, anchors));
+  if (verdict == Verdict::far_from_mean) verdict = around(Compute<T>(result.mean));
+  return verdict == Verdict::out_of_range ? wide_moments<T>(call, channel, part) : result;
+}
 
 template <class T> static int forward_planes(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
-  const int64_t group = planes_group(call, sizeof(T), tensors_of(call, steps));
   const Split split = planes_split(call, asked);
   const bool alone = split == Split::channels;  // no other thread has values of this one's channels
-  const int64_t widest = alone ? group : call.channels;
-  const int64_t each = Numbers<S>::bytes(widest) + PlanesMoments<T>::bytes(widest);
-  const int64_t for_moments = Pieces::bytes<PartialMoments>(call.channels);
+  const int64_t width = alone ? 1 : call.channels, each = Numbers<S>::bytes(width);
+  const int64_t for_moments = Pieces::bytes<PartialMoments>(width);
   Scratch scratch(asked * (each + for_moments));
   if (!scratch.memory()) return -1;
   char *const partial = scratch.memory() + asked * each;
@@ -98,39 +74,45 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
 
   on_team(asked, [&](int thread, int threads) {
     const Part part = planes_part(call, split, thread, threads);
+    const Runs runs = runs_of(call, part);
     Pieces pieces(scratch.memory() + thread * each);
-    Numbers<S> numbers(pieces, widest);
-    PlanesMoments<T> moments(call, part, pieces, widest);
-    for (int64_t begin = part.channel_begin; begin < part.channel_end; begin += widest) {
-      const int64_t end = least(begin + widest, part.channel_end);
-      auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
+    Numbers<S> numbers(pieces, width);
+    const Anchors anchors = steps.statistics ? find_anchors(call, part) : Anchors{};
+    const double count = steps.statistics ? double(valid_positions(call, part)) : 0.0;
+    auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
+    auto find = [&](int64_t c, int64_t at) { found_by(thread)[at] = moments_of_channel<T>(call, part, anchors, count, c); };
+    auto set_numbers = [&](int64_t c, int64_t at) {
+      double mean = 0, invstd = 0;
       if (steps.statistics) {
-        moments.find(begin, end, found_by(thread) + begin);
-        if (!alone) wait_for_team(threads);
+        PartialMoments batch = found_by(alone ? thread : 0)[at];
+        for (int who = 1; !alone && who < threads; ++who) batch = merged(batch, found_by(who)[at]);
+        if (alone || thread == 0) finish_moments(call, c, batch, momentum);
+        mean = batch.mean;
+        invstd = invstd_of(call, batch);
+      } else {
+        mean = call.mean[c];
+        invstd = call.invstd[c];
       }
-      for (int64_t c = begin; c < end; ++c) {
-        double mean = 0, invstd = 0;
-        if (steps.statistics) {
-          PartialMoments batch = found_by(alone ? thread : 0)[c];
-          for (int who = 1; !alone && who < threads; ++who) batch = merged(batch, found_by(who)[c]);
-          if (alone || thread == 0) finish_moments(call, c, batch, momentum);
-          mean = batch.mean;
-          invstd = 1 / __builtin_sqrt((batch.count > 0 ? batch.squares / batch.count : 0.0) + call.eps);
-        } else {
-          mean = call.mean[c];
-          invstd = call.invstd[c];
-        }
-        numbers.set(call, c, c - begin, mean, invstd);
+      numbers.set(call, c, at, mean, invstd);
+    };
+    auto normalize = [&](int64_t c, int64_t at) {
+      if (!steps.output) return;
+      const int64_t from = first_value(call, part, c);
+      kernels.runs((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
+                   first_mask(call, part), (T *)call.output + from, runs, numbers, at, S(call.act_parameter));
+    };
+    if (alone) {
+      for (int64_t c = part.channel_begin; c < part.channel_end; ++c) {
+        if (steps.statistics) find(c, 0);
+        set_numbers(c, 0);
+        normalize(c, 0);
       }
-      if (!steps.output) continue;
-      for (int64_t outer = part.outer_end; outer-- > part.outer_begin;)  // backwards: what was read last is still near
-        for (int64_t c = end; c-- > begin;) {
-          const int64_t from = (outer * call.channels + c) * call.inner + part.inner_begin;
-          kernels.run((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
-                      call.mask ? call.mask + outer * call.inner + part.inner_begin : nullptr, (T *)call.output + from,
-                      part.inner_end - part.inner_begin, numbers, c - begin, S(call.act_parameter));
-        }
+      return;
     }
+    for (int64_t c = 0; steps.statistics && c < call.channels; ++c) find(c, c);
+    wait_for_team(threads);
+    for (int64_t c = 0; c < call.channels; ++c) set_numbers(c, c);
+    for (int64_t c = call.channels; c-- > 0;) normalize(c, c);
   });
   return 0;
 }

@@ -88,13 +88,6 @@ static inline Part planes_part(const bn_call &call, Split split, int thread, int
   return part;
 }
 
-// How many channels are worked on together: short runs of neighbouring channels make one long run of memory.
-static inline int64_t planes_group(const bn_call &call, int64_t value_bytes, int tensors) {
-  if (call.inner * value_bytes >= 4096) return 1;
-  int64_t channel_bytes = most(1, call.outer * call.inner * value_bytes * tensors);
-  return most(1, least(least(64, call.channels), level2_bytes() / 2 / channel_bytes));
-}
-
 // How (rows, C) is cut: by blocks of columns where a block of all rows fits into the cache, else by rows. Few channels
 // are folded: `fold` rows next to each other are one row with `fold` times the channels, which fills vectors.
 struct RowsPlan {

@@ -28,76 +28,66 @@ BN_INLINE V grad_pre_activation(V grad, V x, V second, V high, V scale, V shift,
 
 template <class Act, bool kSecond> constexpr bool kReadsSecond = kSecond && Act::kNeedsInput;
 
-// Sums of dy and dy * xhat over one run.
+// Sums of dy and dy * xhat.
 template <class T, class Act, bool kSecond>
-static __attribute__((noinline)) void grad_moments_run(const T *grad_output, const T *x, const T *second,
-                                                       const uint8_t *mask, int64_t n,
-                                                       const Numbers<Compute<T>> &numbers, int64_t at,
-                                                       Compute<T> parameter, PairOfSums<Compute<T>> &sums) {
+static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, const T *x, const T *second,
+                                                        const uint8_t *mask, const Runs &runs,
+                                                        const Numbers<Compute<T>> &numbers, int64_t channel,
+                                                        Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
-  constexpr int W = kLanes<S>;
-  const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
-  const V invstd = splat(numbers.invstd[at]), offset = splat(numbers.offset[at]);
-  while (n > 0) {
-    const int64_t length = sums.room(n);
-    V a[4] = {sums.a}, b[4] = {sums.b};
-    auto one = [&](int64_t i, auto lanes, int k) __attribute__((always_inline)) {
-      V value = load(x + i, lanes, high), grad = load(grad_output + i, lanes, V{});
-      V other = kReadsSecond<Act, kSecond> ? load(second + i, lanes, V{}) : V{};
-      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-      V xhat = fma(value - high, invstd, offset);
-      if (mask) {
-        auto keep = valid<S>(mask + i, lanes);
-        dy = select(keep, dy, V{});
-        xhat = select(keep, xhat, V{});
-      }
-      a[k] += dy;
-      b[k] = fma(dy, xhat, b[k]);
-    };
-    int64_t i = 0;
-    if (!mask)
-      for (; i + 4 * W <= length; i += 4 * W)
-        for (int k = 0; k < 4; ++k) one(i + k * W, Whole{}, k);
-    for_vectors<S>(length - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) { one(i + j, lanes, 0); });
-    sums.a = (a[0] + a[1]) + (a[2] + a[3]);
-    sums.b = (b[0] + b[1]) + (b[2] + b[3]);
-    grad_output += length;
-    x += length;
-    if (second) second += length;
-    if (mask) mask += length;
-    n -= length;
-  }
-}
-
-// dx and dy of one run; either may be unwanted.
-template <class T, class Act, bool kSecond>
-static __attribute__((noinline)) void grad_input_run(const T *grad_output, const T *x, const T *second,
-                                                     const uint8_t *mask, T *grad_x, T *grad_residual, int64_t n,
-                                                     const Numbers<Compute<T>> &numbers, int64_t at,
-                                                     Compute<T> parameter) {
-  using S = Compute<T>;
-  using V = Vector<S>;
-  const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
-  const V invstd = splat(numbers.invstd[at]), offset = splat(numbers.offset[at]);
-  const V slope = splat(numbers.slope[at]), base = splat(numbers.base[at]);
-  for_vectors<S>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    V value = load(x + i, lanes, high), grad = load(grad_output + i, lanes, V{});
-    V other = kReadsSecond<Act, kSecond> ? load(second + i, lanes, V{}) : V{};
+  const V high = splat(numbers.high[channel]), scale = splat(numbers.scale[channel]);
+  const V shift = splat(numbers.shift[channel]), invstd = splat(numbers.invstd[channel]);
+  const V offset = splat(numbers.offset[channel]);
+  return sum_runs<S, Act::kCheap>(runs, mask, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+    V value = load(x + at, lanes, high), grad = load(grad_output + at, lanes, V{});
+    V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
     V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-    V xhat = numbers.through_statistics ? fma(value - high, invstd, offset) : V{};
-    V dx = fma(fma(xhat, slope, dy), scale, base);
+    V xhat = fma(value - high, invstd, offset);
     if (mask) {
-      auto keep = valid<S>(mask + i, lanes);
+      auto keep = valid<S>(mask + mask_at, lanes);
       dy = select(keep, dy, V{});
-      dx = select(keep, dx, V{});
+      xhat = select(keep, xhat, V{});
     }
-    if (grad_residual) store(grad_residual + i, dy, lanes);
-    if (grad_x) store(grad_x + i, dx, lanes);
+    a += dy;
+    b = fma(dy, xhat, b);
   });
 }
 
-// As grad_input_run, over rows `stride` apart and `width` channels of each.
+// dx and dy; either may be unwanted.
+template <class T, class Act, bool kSecond>
+static __attribute__((noinline)) void grad_input_runs(const T *grad_output, const T *x, const T *second,
+                                                      const uint8_t *mask, T *grad_x, T *grad_residual,
+                                                      const Runs &runs, const Numbers<Compute<T>> &numbers,
+                                                      int64_t channel, Compute<T> parameter) {
+  using S = Compute<T>;
+  using V = Vector<S>;
+  const V high = splat(numbers.high[channel]), scale = splat(numbers.scale[channel]);
+  const V shift = splat(numbers.shift[channel]), invstd = splat(numbers.invstd[channel]);
+  const V offset = splat(numbers.offset[channel]), slope = splat(numbers.slope[channel]);
+  const V base = splat(numbers.base[channel]);
+  const bool through_statistics = numbers.through_statistics;
+  for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
+    const int64_t from = run * runs.stride;
+    for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      const int64_t at = from + i;
+      V value = load(x + at, lanes, high), grad = load(grad_output + at, lanes, V{});
+      V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
+      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
+      V dx = fma(fma(xhat, slope, dy), scale, base);
+      if (mask) {
+        auto keep = valid<S>(mask + run * runs.mask_stride + i, lanes);
+        dy = select(keep, dy, V{});
+        dx = select(keep, dx, V{});
+      }
+      if (grad_residual) store(grad_residual + at, dy, lanes);
+      if (grad_x) store(grad_x + at, dx, lanes);
+    });
+  }
+}
+
+// As grad_input_runs, over rows `stride` apart and `width` channels of each.
 template <class T, class Act, bool kSecond>
 static __attribute__((noinline)) void grad_input_rows(const T *grad_output, const T *x, const T *second,
                                                       const uint8_t *mask, T *grad_x, T *grad_residual, int64_t rows,
@@ -107,7 +97,7 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
   using S = Compute<T>;
   using V = Vector<S>;
   auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
-    for_vectors<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
       const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
       const V offset = load(numbers.offset + at + i, lanes, V{}), slope = load(numbers.slope + at + i, lanes, V{});
@@ -124,7 +114,7 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
     });
   };
   int64_t row = 0;
-  if (!mask)
+  if (Act::kCheap && !mask)
     for (; row + 4 <= rows; row += 4) some(row, Count<4>{});
   for (; row < rows; ++row) {
     if (!mask || mask[row]) {
@@ -140,9 +130,9 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
 
 template <class T> struct GradientKernels {
   using S = Compute<T>;
-  void (*moments_run)(const T *, const T *, const T *, const uint8_t *, int64_t, const Numbers<S> &, int64_t, S,
-                      PairOfSums<S> &);
-  void (*input_run)(const T *, const T *, const T *, const uint8_t *, T *, T *, int64_t, const Numbers<S> &, int64_t, S);
+  Sums (*moments_runs)(const T *, const T *, const T *, const uint8_t *, const Runs &, const Numbers<S> &, int64_t, S);
+  void (*input_runs)(const T *, const T *, const T *, const uint8_t *, T *, T *, const Runs &, const Numbers<S> &,
+                     int64_t, S);
   void (*moments_rows)(const T *, const T *, const T *, const uint8_t *, int64_t, int64_t, int64_t, const Numbers<S> &,
                        int64_t, S, double *, double *);
   void (*input_rows)(const T *, const T *, const T *, const uint8_t *, T *, T *, int64_t, int64_t, int64_t,

@@ -14,28 +14,60 @@ namespace BN_ISA {
 constexpr int64_t kBlock = 4096;
 constexpr int kAnchors = 16;
 
-// Two sums over values: short ones in lanes, and long ones in double.
-template <class S> struct PairOfSums {
-  Vector<S> a, b;
-  vdouble wide_a[2], wide_b[2];
-  int64_t length;
+// One channel of (N, C, *spatial): `count` runs of `length` values, `stride` apart (`mask_stride` in the mask).
+struct Runs {
+  int64_t count, length, stride, mask_stride;
+};
 
-  void clear() { *this = PairOfSums{}; }
-  void flush() {
-    add_to(wide_a, a);
-    add_to(wide_b, b);
-    a = Vector<S>{};
-    b = Vector<S>{};
-    length = 0;
+// Two sums over values: short ones in the lanes of four vectors, long ones in double.
+template <class S> struct TwoSums {
+  Vector<S> a[4] = {}, b[4] = {};
+  vdouble wide_a[2] = {}, wide_b[2] = {};
+  int64_t room = kBlock;
+
+  BN_MEMBER void flush() {
+    add_to(wide_a, (a[0] + a[1]) + (a[2] + a[3]));
+    add_to(wide_b, (b[0] + b[1]) + (b[2] + b[3]));
+    for (int k = 0; k < 4; ++k) a[k] = b[k] = Vector<S>{};
+    room = kBlock;
   }
-  // How many of `wanted` values the lanes take now.
-  int64_t room(int64_t wanted) {
-    wanted = least(wanted, kBlock);
-    if (length + wanted > kBlock) flush();
-    length += wanted;
-    return wanted;
+  BN_MEMBER void take(int64_t values) {
+    if (values > room) flush();
+    room -= values;
   }
 };
+
+struct Sums {
+  double a, b;
+};
+
+// Call term(at, mask_at, lanes, a, b) for all values of the runs, where it adds to a and b; a cheap one for several
+// vectors at once, which keeps the adders busy.
+template <class S, bool kCheap, class Term> BN_INLINE Sums sum_runs(const Runs &runs, bool masked, Term term) {
+  constexpr int W = kLanes<S>;
+  TwoSums<S> sums;
+  for (int64_t run = 0; run < runs.count; ++run)
+    for (int64_t done = 0; done < runs.length;) {
+      const int64_t at = run * runs.stride + done, mask_at = run * runs.mask_stride + done;
+      const int64_t n = least(runs.length - done, kBlock);
+      sums.take(n);
+      done += n;
+      int64_t i = 0;
+      if (kCheap && !masked) {
+        for (; i + 4 * W <= n; i += 4 * W)
+          for (int k = 0; k < 4; ++k) term(at + i + k * W, mask_at, Whole{}, sums.a[k], sums.b[k]);
+        if (i + 2 * W <= n) {
+          for (int k = 0; k < 2; ++k) term(at + i + k * W, mask_at, Whole{}, sums.a[k], sums.b[k]);
+          i += 2 * W;
+        }
+      }
+      for_vectors<S>(n - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
+        term(at + i + j, mask_at + i + j, lanes, sums.a[2], sums.b[2]);
+      });
+    }
+  sums.flush();
+  return {total(sums.wide_a), total(sums.wide_b)};
+}
 
 // Which positions of a part the rough mean is taken from; the same for every channel.
 struct Anchors {
@@ -85,37 +117,24 @@ template <class T> static Compute<T> rough_mean(const bn_call &call, int64_t cha
   return Compute<T>(sum / anchors.count);
 }
 
-// Sums of x - rough and of its square over one run.
+// Sums of x - rough and of its square.
 template <class T>
-static __attribute__((noinline)) void moments_run(const T *x, const uint8_t *mask, int64_t n, Compute<T> rough,
-                                                  PairOfSums<Compute<T>> &sums) {
+static __attribute__((noinline)) Sums moments_runs(const T *x, const uint8_t *mask, const Runs &runs,
+                                                   Compute<T> rough) {
   using S = Compute<T>;
   using V = Vector<S>;
   const V around = splat(rough);
-  while (n > 0) {
-    const int64_t length = sums.room(n);
-    V a[4] = {sums.a}, b[4] = {sums.b};
-    int64_t i = 0;
-    if (!mask)
-      for (; i + 4 * kLanes<S> <= length; i += 4 * kLanes<S>)
-        for (int k = 0; k < 4; ++k) {
-          V apart = load(x + i + k * kLanes<S>) - around;
-          a[k] += apart;
-          b[k] = fma(apart, apart, b[k]);
-        }
-    for_vectors<S>(length - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-      V value = load(x + i + j, lanes, around);
-      if (mask) value = select(valid<S>(mask + i + j, lanes), value, around);
-      V apart = value - around;
-      a[0] += apart;
-      b[0] = fma(apart, apart, b[0]);
-    });
-    sums.a = (a[0] + a[1]) + (a[2] + a[3]);
-    sums.b = (b[0] + b[1]) + (b[2] + b[3]);
-    x += length;
-    if (mask) mask += length;
-    n -= length;
-  }
+  auto sum = [&](auto masked) __attribute__((always_inline)) {
+    return sum_runs<S, !masked.value>(runs, masked.value,
+                       [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+                         V value = load(x + at, lanes, around);
+                         if (masked.value) value = select(valid<S>(mask + mask_at, lanes), value, around);
+                         V apart = value - around;
+                         a += apart;
+                         b = fma(apart, apart, b);
+                       });
+  };
+  return mask ? sum(Count<1>{}) : sum(Count<0>{});
 }
 
 // The same in double, value by value: for numbers whose squares float cannot hold.

@@ -4,6 +4,7 @@
 
 #include "activations.h"
 #include "channels.h"
+#include "moments.h"
 #include "simd.h"
 
 namespace BN_ISA {
@@ -12,24 +13,30 @@ namespace BN_ISA {
 template <class V> BN_INLINE V pre_activation(V x, V high, V scale, V shift) { return fma(x - high, scale, shift); }
 
 template <class T, class Act, bool kResidual>
-static __attribute__((noinline)) void normalize_run(const T *x, const T *residual, const uint8_t *mask, T *y, int64_t n,
-                                                    const Numbers<Compute<T>> &numbers, int64_t at,
-                                                    Compute<T> parameter) {
+static __attribute__((noinline)) void normalize_runs(const T *x, const T *residual, const uint8_t *mask, T *y,
+                                                     const Runs &runs, const Numbers<Compute<T>> &numbers, int64_t at,
+                                                     Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
   const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
-  auto one = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    V z = pre_activation(load(x + i, lanes, high), high, scale, shift);
-    if (kResidual) z += load(residual + i, lanes, V{});
-    return Act::forward(z, parameter);
-  };
-  if (!mask) {
-    for_vectors<S>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) { store(y + i, one(i, lanes), lanes); });
-    return;
+  for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
+    const int64_t from = run * runs.stride;
+    auto one = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      V z = pre_activation(load(x + from + i, lanes, high), high, scale, shift);
+      if (kResidual) z += load(residual + from + i, lanes, V{});
+      return Act::forward(z, parameter);
+    };
+    if (!mask) {
+      for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        store(y + from + i, one(i, lanes), lanes);
+      });
+      continue;
+    }
+    const uint8_t *kept = mask + run * runs.mask_stride;
+    for_vectors<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      store(y + from + i, select(valid<S>(kept + i, lanes), one(i, lanes), V{}), lanes);
+    });
   }
-  for_vectors<S>(n, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    store(y + i, select(valid<S>(mask + i, lanes), one(i, lanes), V{}), lanes);
-  });
 }
 
 // Rows `stride` apart, `width` channels of each; several rows share what is read of the channels.
@@ -41,7 +48,7 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
   using S = Compute<T>;
   using V = Vector<S>;
   auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
-    for_vectors<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
       const V shift = load(numbers.shift + at + i, lanes, V{});
       for (int k = 0; k < decltype(count)::value; ++k) {
@@ -53,7 +60,7 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
     });
   };
   int64_t row = 0;
-  if (!mask)
+  if (Act::kCheap && !mask)
     for (; row + 4 <= rows; row += 4) some(row, Count<4>{});
   for (; row < rows; ++row) {
     if (!mask || mask[row])
@@ -64,7 +71,8 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
 }
 
 template <class T> struct NormalizeKernels {
-  void (*run)(const T *, const T *, const uint8_t *, T *, int64_t, const Numbers<Compute<T>> &, int64_t, Compute<T>);
+  void (*runs)(const T *, const T *, const uint8_t *, T *, const Runs &, const Numbers<Compute<T>> &, int64_t,
+               Compute<T>);
   void (*rows)(const T *, const T *, const uint8_t *, T *, int64_t, int64_t, int64_t, const Numbers<Compute<T>> &,
                int64_t, Compute<T>);
 };

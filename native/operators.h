@@ -11,12 +11,12 @@
 namespace BN_ISA {
 
 template <class T, class Act> static NormalizeKernels<T> normalize_kernels(bool residual) {
-  if (residual) return {normalize_run<T, Act, true>, normalize_rows<T, Act, true>};
-  return {normalize_run<T, Act, false>, normalize_rows<T, Act, false>};
+  if (residual) return {normalize_runs<T, Act, true>, normalize_rows<T, Act, true>};
+  return {normalize_runs<T, Act, false>, normalize_rows<T, Act, false>};
 }
 
 template <class T, class Act, bool kSecond> static GradientKernels<T> gradient_kernels() {
-  return {grad_moments_run<T, Act, kSecond>, grad_input_run<T, Act, kSecond>, grad_moments_rows<T, Act, kSecond>,
+  return {grad_moments_runs<T, Act, kSecond>, grad_input_runs<T, Act, kSecond>, grad_moments_rows<T, Act, kSecond>,
           grad_input_rows<T, Act, kSecond>};
 }
 

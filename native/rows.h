@@ -22,15 +22,16 @@ template <class V> BN_INLINE void add_lanes(double *to, V v, Tail tail) {
   for (int i = 0; i < tail.lanes; ++i) to[i] += double(v[i]);
 }
 
-// Call term(row, i, lanes, a, b) for all values, and add what it summed to sum_a and sum_b.
-template <class S, class Term>
+// Call term(row, i, lanes, a, b) for all values, and add what it summed to sum_a and sum_b; a cheap one for several
+// vectors at once, which keeps the adders busy.
+template <class S, bool kCheap, class Term>
 BN_INLINE void sum_rows(int64_t rows, int64_t width, const uint8_t *mask, double *sum_a, double *sum_b, Term term) {
   using V = Vector<S>;
   constexpr int W = kLanes<S>;
   for (int64_t first = 0; first < rows; first += kRowsOfBlock) {
     const int64_t last = least(rows, first + kRowsOfBlock);
     int64_t i = 0;
-    for (; i + 4 * W <= width; i += 4 * W) {  // four vectors of channels: enough sums to keep the adders busy
+    for (; kCheap && i + 4 * W <= width; i += 4 * W) {  // four vectors of channels
       V a[4] = {}, b[4] = {};
       for (int64_t row = first; row < last; ++row) {
         if (mask && !mask[row]) continue;
@@ -44,7 +45,7 @@ BN_INLINE void sum_rows(int64_t rows, int64_t width, const uint8_t *mask, double
     for_vectors<S>(width - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) {  // or four rows at once
       V a[4] = {}, b[4] = {};
       int64_t row = first;
-      if (!mask)
+      if (kCheap && !mask)
         for (; row + 4 <= last; row += 4)
           for (int k = 0; k < 4; ++k) term(row + k, i + j, lanes, a[k], b[k]);
       for (; row < last; ++row)
@@ -62,7 +63,7 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
                                                    double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  sum_rows<S>(rows, width, mask, sum_a, sum_b,
+  sum_rows<S, true>(rows, width, mask, sum_a, sum_b,
               [&](int64_t row, int64_t i, auto lanes, V &a, V &b) __attribute__((always_inline)) {
                 const V around = load(rough + i, lanes, V{});
                 V apart = load(x + row * stride + i, lanes, around) - around;
@@ -79,7 +80,7 @@ static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, co
                                                         Compute<T> parameter, double *sum_a, double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  sum_rows<S>(rows, width, mask, sum_a, sum_b,
+  sum_rows<S, Act::kCheap>(rows, width, mask, sum_a, sum_b,
               [&](int64_t row, int64_t i, auto lanes, V &a, V &b) __attribute__((always_inline)) {
                 const int64_t from = row * stride + i;
                 const V high = load(numbers.high + at + i, lanes, V{});

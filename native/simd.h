@@ -15,6 +15,7 @@
 #endif
 
 #define BN_INLINE static inline __attribute__((always_inline))
+#define BN_MEMBER inline __attribute__((always_inline))
 
 namespace BN_ISA {
 
@@ -242,6 +243,17 @@ template <class S, class Body> BN_INLINE void for_vectors(int64_t n, Body body) 
   int64_t i = 0;
   for (; i + kLanes<S> <= n; i += kLanes<S>) body(i, Whole{});
   if (i < n) body(i, Tail{int(n - i)});
+}
+
+// The same for a body that may run twice on a value: what is left is done with the values before it as a whole vector,
+// since storing part of one is slow. So nothing may be stored where a body reads.
+template <class S, class Body> BN_INLINE void for_vectors_twice(int64_t n, Body body) {
+  constexpr int64_t W = kLanes<S>;
+  if (n < W) {
+    if (n > 0) body(0, Tail{int(n)});
+    return;
+  }
+  for (int64_t i = 0; i < n; i += W) body(i + W > n ? n - W : i, Whole{});
 }
 
 // Lane by lane into doubles.
