@@ -1,7 +1,7 @@
 """Fit the polynomials of math.h and write them to math_coefficients.h: `python native/fit_math.py`.
 
-Minimax fits (Remez exchange) of the relative error, in 50-digit arithmetic, then rounded to the type. `--check` writes nothing
-and fails if the header differs from what the fit gives. Needs mpmath, which PyTorch brings along through sympy.
+Minimax fits (Remez exchange) of the relative error, in 50-digit arithmetic, then rounded to the type. `--check` writes
+nothing and fails if the header differs from what the fit gives. Needs mpmath, which PyTorch brings along through sympy.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Format:
 
     @property
     def half_ln2(self) -> Real:
-        """|r| after the reduction; a little more than ln(2)/2, since the multiple of ln(2) is chosen in rounded arithmetic."""
+        """|r| after the reduction: a little more than ln(2)/2, since n is chosen in rounded arithmetic."""
         return mp.log(2) / 2 * mpf("1.0003")
 
     @property
@@ -77,7 +77,7 @@ def mills_ratio(t: Real) -> Real:
 
 
 def alternating_extrema(errors: list[Real], wanted: int) -> list[int]:
-    """One index for each run of equal signs, where the error is largest; the smaller end dropped while there are too many."""
+    """The largest error of each run of equal signs; while there are too many, the smaller end is dropped."""
     found: list[int] = []
     for i, error in enumerate(errors):
         if found and (error > 0) == (errors[found[-1]] > 0):
@@ -211,7 +211,9 @@ def fit_mills(kind: Format) -> tuple[list[Real], list[Real]]:
             known[t] = mills_ratio(t)
         return 1 - fitted(t) / known[t]
 
-    def spread(u: Real) -> Real:  # 0 .. 1 to CENTRAL .. tail_end, dense near its begin, where the function bends
+    def spread(
+        u: Real,
+    ) -> Real:  # 0 .. 1 to CENTRAL .. tail_end, dense near its begin, where the function bends
         length = kind.tail_end - CENTRAL
         return CENTRAL + length * u / (1 + length / 3 * (1 - u))
 
