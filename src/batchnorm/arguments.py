@@ -24,7 +24,7 @@ _REDUCED = (torch.bfloat16, torch.float16)
 
 
 def validate(
-    x: Any, stats: RunningStats, affine: Affine, *, training: bool, eps: float, channel_dim: int
+    x: Any, stats: RunningStats, affine: Affine, training: bool, eps: float, channel_dim: int
 ) -> tuple[int, Affine]:
     """Check all arguments of a call.
 
@@ -47,22 +47,32 @@ def validate(
         raise ArgumentTypeError(
             f"batch_norm(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}"
         )
-    if x.dim() < 2:
-        raise ShapeError(f"expected an input of 2 or more dimensions, (N, C) at least, got {x.dim()}D input")
-    if not -x.dim() <= channel_dim < x.dim():
-        raise DimensionError(f"channel_dim must be from {-x.dim()} to {x.dim() - 1}, got {channel_dim}")
-    if x.dtype not in _DTYPES:
-        raise DtypeError(f"\"batch_norm\" not implemented for '{_names(x.dtype)}'; use {_names(*_DTYPES)}")
-    channel_dim %= x.dim()
-    _check_eps(eps, training)
-    _check_running(stats, training)
-    _check_channels(x.size(channel_dim), stats, affine)
-    _check_affine_dtypes(x, affine)
-    _check_residual(x, affine.residual)
-    affine = affine._replace(weight=_flat(affine.weight), bias=_flat(affine.bias))
-    if affine.mask is not None:
-        return channel_dim, affine._replace(mask=_broadcast(affine.mask, x, channel_dim))
-    if training and all(size == 1 for dim, size in enumerate(x.shape) if dim != channel_dim):
+    rank, dtype = x.dim(), x.dtype
+    if rank < 2:
+        raise ShapeError(f"expected an input of 2 or more dimensions, (N, C) at least, got {rank}D input")
+    if not -rank <= channel_dim < rank:
+        raise DimensionError(f"channel_dim must be from {-rank} to {rank - 1}, got {channel_dim}")
+    if dtype not in _DTYPES:
+        raise DtypeError(f"\"batch_norm\" not implemented for '{_names(dtype)}'; use {_names(*_DTYPES)}")
+    if eps <= 0.0:
+        _check_eps(eps, training)
+    channel_dim %= rank
+    channels = x.shape[channel_dim]
+    _check_running(stats.mean, stats.var, channels, training)
+    weight, bias, residual, _, mask = affine
+    if weight is not None or bias is not None:
+        _check_parameters(weight, bias, channels, dtype)
+        if (weight is not None and weight.dim() != 1) or (bias is not None and bias.dim() != 1):
+            affine = affine._replace(weight=_flat(weight), bias=_flat(bias))
+    if residual is not None:
+        _check_residual(x, residual)
+    if mask is not None:
+        return channel_dim, affine._replace(mask=_broadcast(mask, x, channel_dim))
+    if (
+        training
+        and x.numel() <= channels
+        and all(n == 1 for dim, n in enumerate(x.shape) if dim != channel_dim)
+    ):
         raise BatchTooSmallError(
             f"Expected more than 1 value per channel when training, got input size {x.size()}. "
             "Use eval(), a larger batch, or drop_last=True in the DataLoader."
@@ -112,51 +122,45 @@ def _check_eps(eps: float, training: bool) -> None:
         raise ArgumentError(f"batch_norm eps must be non-negative, but got {eps}")
 
 
-def _check_running(stats: RunningStats, training: bool) -> None:
-    if training and (stats.mean is None) != (stats.var is None):
+def _check_running(mean: Tensor | None, var: Tensor | None, channels: int, training: bool) -> None:
+    if training and (mean is None) != (var is None):
         raise ArgumentError("running_mean and running_var must either both be None or neither be None")
-    for name, buffer in (("running_mean", stats.mean), ("running_var", stats.var)):
+    for name, buffer in (("running_mean", mean), ("running_var", var)):
         if buffer is None:
             if not training:
                 raise ShapeError(f"{name} must be defined in evaluation mode")
-        elif not buffer.is_floating_point():
+            continue
+        if not buffer.is_floating_point():
             raise DtypeError(f"{name} must be floating, got {_names(buffer.dtype)}")
-
-
-def _check_channels(channels: int, stats: RunningStats, affine: Affine) -> None:
-    named = {
-        "running_mean": stats.mean,
-        "running_var": stats.var,
-        "weight": affine.weight,
-        "bias": affine.bias,
-    }
-    for name, tensor in named.items():
-        if tensor is not None and tensor.numel() != channels:
-            raise ShapeError(f"{name} should contain {channels} elements not {tensor.numel()}")
-    for name in ("running_mean", "running_var"):
-        buffer = named[name]
-        if buffer is not None and buffer.dim() != 1:
+        if buffer.shape != (channels,):
+            _check_size(name, buffer, channels)
             raise ShapeError(f"{name} should have the shape ({channels},), got {tuple(buffer.shape)}")
 
 
-def _check_affine_dtypes(x: Tensor, affine: Affine) -> None:
-    accepted = (x.dtype, torch.float32) if x.dtype in _REDUCED else (x.dtype,)
-    for name, tensor in (("weight", affine.weight), ("bias", affine.bias)):
-        if tensor is not None and tensor.dtype not in accepted:
+def _check_parameters(weight: Tensor | None, bias: Tensor | None, channels: int, dtype: torch.dtype) -> None:
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is None:
+            continue
+        _check_size(name, parameter, channels)
+        given = parameter.dtype
+        if given is not dtype and not (dtype in _REDUCED and given is torch.float32):
+            accepted = (dtype, torch.float32) if dtype in _REDUCED else (dtype,)
             raise DtypeError(
-                f"mixed dtype: expect parameter to have scalar type of {_names(*accepted)} for {_names(x.dtype)} "
-                f"input, got {name} in {_names(tensor.dtype)}; cast the module or the input"
+                f"mixed dtype: expect parameter to have scalar type of {_names(*accepted)} for {_names(dtype)} "
+                f"input, got {name} in {_names(given)}; cast the module or the input"
             )
-    weight, bias = affine.weight, affine.bias
-    if weight is not None and bias is not None and weight.dtype != bias.dtype:
+    if weight is not None and bias is not None and weight.dtype is not bias.dtype:
         raise DtypeError(
             f"mixed dtype: weight is {_names(weight.dtype)} and bias {_names(bias.dtype)}; give both one type"
         )
 
 
+def _check_size(name: str, tensor: Tensor, channels: int) -> None:
+    if tensor.numel() != channels:
+        raise ShapeError(f"{name} should contain {channels} elements not {tensor.numel()}")
+
+
 def _check_residual(x: Tensor, residual: Any) -> None:
-    if residual is None:
-        return
     if not isinstance(residual, Tensor):
         raise ArgumentTypeError(f"residual must be a Tensor, not {type(residual).__name__}")
     if residual.shape != x.shape:

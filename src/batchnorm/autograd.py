@@ -166,12 +166,12 @@ class _Normalize(torch.autograd.Function):
         parameter = bias if weight is None else weight
         call.parameter_dtype = None if parameter is None else parameter.dtype
         call.keeps_output = act is not None and residual is not None and act.name == "relu"
-        if call.keeps_output:
-            ctx.save_for_backward(x, weight, None, output, mask, call.rows)
-        elif act is not None:
-            ctx.save_for_backward(x, weight, bias, residual, mask, call.rows)
+        if act is None:
+            ctx.save_for_backward(x, weight, None, None, mask)
+        elif call.keeps_output:
+            ctx.save_for_backward(x, weight, None, output, mask)
         else:
-            ctx.save_for_backward(x, weight, None, None, mask, call.rows)
+            ctx.save_for_backward(x, weight, bias, residual, mask)
         call.mask = call.given = call.running = None  # only what is saved stays alive
         ctx.call = call
         return output
@@ -180,7 +180,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             return *_differentiable_backward(ctx, grad_output), None
-        x, weight, bias, second, mask, rows = ctx.saved_tensors
+        x, weight, bias, second, mask = ctx.saved_tensors
         call = ctx.call
         output, residual = (second, None) if call.keeps_output else (None, second)
         affine = Affine(weight, bias, residual, call.act, mask)
@@ -189,7 +189,7 @@ class _Normalize(torch.autograd.Function):
         grads = backend.backward(
             grad_output,
             x,
-            rows,
+            call.rows,
             affine,
             call.channel_dim,
             Needs(*ctx.needs_input_grad[:4]),
@@ -205,8 +205,9 @@ _apply = super(torch.autograd.Function, _Normalize).apply
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     """The gradients of x, weight, bias and residual as functions that autograd can differentiate again."""
-    x, weight, bias, second, mask, rows = ctx.saved_tensors
+    x, weight, bias, second, mask = ctx.saved_tensors
     call, act, residual = ctx.call, ctx.call.act, second
+    rows = call.rows
     if call.keeps_output:
         grad_output, act, residual = torch.where(second <= 0, 0.0, grad_output), None, None
     # Views, so that a tensor passed twice (x + BN(x)) gets each of its gradients apart.

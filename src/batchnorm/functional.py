@@ -154,7 +154,7 @@ def batch_norm_with_stats(
     stats = RunningStats(running_mean, running_var)
     affine = Affine(weight, bias, residual, resolve(act), mask)
     input, shape = _with_channels(input)
-    channel_dim, affine = validate(input, stats, affine, training=training, eps=eps, channel_dim=channel_dim)
+    channel_dim, affine = validate(input, stats, affine, training, eps, channel_dim)
     if training:
         output, batch = autograd.normalize_with_batch(input, affine, eps, channel_dim)
         running_mean, running_var = blend(running_mean, running_var, batch, momentum)
@@ -175,7 +175,6 @@ def normalize_and_track(
     input: Tensor,
     stats: RunningStats,
     affine: Affine,
-    *,
     training: bool,
     momentum: float | None,
     eps: float,
@@ -199,7 +198,7 @@ def normalize_and_track(
         As `batch_norm`.
     """
     input, shape = _with_channels(input)
-    channel_dim, affine = validate(input, stats, affine, training=training, eps=eps, channel_dim=channel_dim)
+    channel_dim, affine = validate(input, stats, affine, training, eps, channel_dim)
     if training:
         # What activation checkpointing repeats has been counted.
         moved = UNTRACKED if is_recomputed() else stats

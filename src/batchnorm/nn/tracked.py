@@ -15,7 +15,7 @@ from batchnorm.activations import ActivationLike, resolve
 from batchnorm.arguments import mask_of_lengths
 from batchnorm.errors import ArgumentError, DimensionError, TransformError
 from batchnorm.functional import normalize_and_track
-from batchnorm.moments import RunningStats
+from batchnorm.moments import UNTRACKED, RunningStats
 from batchnorm.ops import Affine
 
 __all__ = ["TrackedNorm"]
@@ -57,37 +57,43 @@ class TrackedNorm(_NormBase):
             ArgumentError: (ValueError) mask or lengths do not fit.
             As `batchnorm.functional.batch_norm` otherwise.
         """
-        if isinstance(input, PackedSequence):
+        if isinstance(input, Tensor):
+            self._check_input_dim(input)
+        elif isinstance(input, PackedSequence):
             return self._forward_packed(input, residual, act, mask, lengths)
+        elif isinstance(input, Proxy):  # only a root's forward is called with one; see __call__
+            raise TransformError(
+                f"torch.fx cannot trace a {type(self).__name__} alone; put it into an nn.Sequential"
+            )
         if isinstance(residual, PackedSequence):
             raise ArgumentError(
                 "residual is a PackedSequence but the input is a Tensor; pack both or neither"
             )
-        if isinstance(input, Proxy):  # only a root's forward is called with one; see __call__
-            raise TransformError(
-                f"torch.fx cannot trace a {type(self).__name__} alone; put it into an nn.Sequential"
-            )
-        if isinstance(input, Tensor):
-            self._check_input_dim(input)
         if lengths is not None:
             mask = self._mask_of(input, mask, lengths)
-        return self._normalize(input, Affine(self.weight, self.bias, residual, resolve(act), mask))
+        return self._normalize(input, residual, act, mask)
 
-    def _normalize(self, input: Tensor, affine: Affine) -> Tensor:
-        stats = RunningStats(None, None)
-        if self.training and self.track_running_stats:
-            stats = RunningStats(self.running_mean, self.running_var, self.num_batches_tracked)
-        elif not self.training:
-            stats = RunningStats(self.running_mean, self.running_var)
-        return normalize_and_track(
-            input,
-            stats,
-            affine,
-            training=self.training or (self.running_mean is None and self.running_var is None),
-            momentum=self.momentum,
-            eps=self.eps,
-            channel_dim=self._channel_dim,
-        )
+    def _normalize(
+        self, input: Tensor, residual: Tensor | None, act: ActivationLike, mask: Tensor | None
+    ) -> Tensor:
+        try:  # attributes of a module take a detour through three dictionaries in Python
+            weight, bias = self._parameters["weight"], self._parameters["bias"]
+        except KeyError:  # torch.nn.utils.parametrize and the like have put something else there
+            weight, bias = self.weight, self.bias
+        try:
+            running_mean, running_var = self._buffers["running_mean"], self._buffers["running_var"]
+            counter = self._buffers["num_batches_tracked"]
+        except KeyError:
+            running_mean, running_var, counter = self.running_mean, self.running_var, self.num_batches_tracked
+        if self.training:
+            tracked = self.track_running_stats
+            stats = RunningStats(running_mean, running_var, counter) if tracked else UNTRACKED
+            training = True
+        else:
+            stats = RunningStats(running_mean, running_var)
+            training = running_mean is None and running_var is None
+        affine = Affine(weight, bias, residual, resolve(act), mask)
+        return normalize_and_track(input, stats, affine, training, self.momentum, self.eps, self._channel_dim)
 
     def _forward_packed(
         self,
@@ -102,7 +108,7 @@ class TrackedNorm(_NormBase):
         if mask is not None or lengths is not None:
             raise ArgumentError("a PackedSequence holds valid values only; mask and lengths must be None")
         kept = None if residual is None else _packed_alike(input, residual)
-        data = self._normalize(input.data, Affine(self.weight, self.bias, kept, resolve(act)))
+        data = self._normalize(input.data, kept, act, None)
         return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
 
     def _mask_of(self, input: Tensor, mask: Tensor | None, lengths: Tensor | Sequence[int]) -> Tensor:
@@ -122,7 +128,10 @@ class TrackedNorm(_NormBase):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer; to torch.fx it is a leaf, as torch's own layers are: one node, hooks, state and mode kept."""
-        proxy = next((value for value in (*args, *kwargs.values()) if isinstance(value, Proxy)), None)
+        proxy = None
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Proxy):
+                proxy = value
         if proxy is None:
             return super().__call__(*args, **kwargs)
         if isinstance(kwargs.get("act"), Module):

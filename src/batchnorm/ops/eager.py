@@ -21,10 +21,11 @@ def is_plain(*tensors: Tensor | None) -> bool:
     Not so under tracers, torch.func transforms, forward AD and dispatch modes, and for subclasses: those see the
     operators themselves in plain torch, one after the other, whatever the sizes are.
     """
-    if torch.compiler.is_compiling():
-        return False
+    for tensor in tensors:
+        if tensor is not None and type(tensor) not in _PLAIN_TYPES:
+            return False
     return (
-        all(tensor is None or type(tensor) in _PLAIN_TYPES for tensor in tensors)
+        not torch.compiler.is_compiling()
         and not in_function_transform()
         and forward_ad._current_level < 0
         and _get_current_dispatch_mode() is None

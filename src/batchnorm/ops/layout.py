@@ -1,7 +1,5 @@
 """How tensors lie in memory: the form of the output, and the (outer, channels, inner) that kernels see."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -25,14 +23,8 @@ def like_input(x: Tensor, output: Tensor) -> Tensor:
     return output if in_function_transform() else output.contiguous(memory_format=form_of(x))
 
 
-class Dense(NamedTuple):
-    """A tensor without gaps, and how a kernel sees it."""
-
-    tensor: Tensor
-    form: torch.memory_format
-    outer: int
-    channels: int
-    inner: int
+# A tensor without gaps, its memory format, and the outer, channels and inner that a kernel sees.
+Dense = tuple[Tensor, torch.memory_format, int, int, int]
 
 
 def dense(x: Tensor, channel_dim: int) -> Dense:
@@ -42,7 +34,7 @@ def dense(x: Tensor, channel_dim: int) -> Dense:
     else:
         form = form_of(x)
         x = x.contiguous(memory_format=form)
-    channels = x.size(channel_dim)
+    channels, values = x.shape[channel_dim], x.numel()
     # Of one channel the stride says nothing.
-    inner = x.numel() if channels == 1 else x.stride(channel_dim)
-    return Dense(x, form, x.numel() // (channels * inner), channels, inner)
+    inner = values if channels == 1 else x.stride(channel_dim)
+    return x, form, values // (channels * inner), channels, inner

@@ -67,18 +67,22 @@ def moves(running: RunningStats) -> bool:
     if mean is None or var is None:
         return False
     dtype = mean.dtype
-    return (
-        (dtype is torch.float32 or dtype is torch.float64)
-        and var.dtype is dtype
-        and _is_plain_buffer(mean)
-        and _is_plain_buffer(var)
-        and (counter is None or (counter.dtype is torch.int64 and _is_plain_buffer(counter)))
-    )
-
-
-def _is_plain_buffer(buffer: Tensor) -> bool:
-    # Writing into an inference tensor is an error outside of inference mode, which torch's own operators raise.
-    return type(buffer) is Tensor and buffer.is_cpu and buffer.is_contiguous() and not buffer.is_inference()
+    if not (dtype is torch.float32 or dtype is torch.float64) or var.dtype is not dtype:
+        return False
+    if counter is not None and counter.dtype is not torch.int64:
+        return False
+    for buffer in running:
+        if buffer is None:
+            continue
+        # torch's own operators refuse to write into an inference tensor outside of inference mode: leave it to them.
+        if (
+            type(buffer) is not Tensor
+            or not buffer.is_cpu
+            or not buffer.is_contiguous()
+            or buffer.is_inference()
+        ):
+            return False
+    return True
 
 
 def moments(x: Tensor, mask: Tensor | None, channel_dim: int) -> Moments:
@@ -199,8 +203,8 @@ def backward(
         return None, None, None, grad_output if need_residual else None
     seen = dense(x, channel_dim)
     grad_x = _new_output(seen) if need_x else None
-    grad_weight = x.new_empty(seen.channels, dtype=parameter_dtype) if need_weight else None
-    grad_bias = x.new_empty(seen.channels, dtype=parameter_dtype) if need_bias else None
+    grad_weight = x.new_empty(seen[3], dtype=parameter_dtype) if need_weight else None
+    grad_bias = x.new_empty(seen[3], dtype=parameter_dtype) if need_bias else None
     grad_residual = _new_output(seen) if changed else None
     _call(
         "bn_backward",
@@ -243,47 +247,52 @@ def _call(
     """Pack one bn_call and run it; the names here keep every tensor alive until it returns."""
     x, form, outer, channels, inner = seen
     weight, bias, _, act, mask = affine
-    weight = None if weight is None else weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    second = None if second is None else second.contiguous(memory_format=form)
-    grad_output = None if grad_output is None else grad_output.contiguous(memory_format=form)
-    mask = None if mask is None else mask.contiguous(memory_format=form)
-    given = weight if weight is not None else bias
+    if weight is not None:
+        weight = weight.contiguous()
+    if bias is not None:
+        bias = bias.contiguous()
+    if second is not None:
+        second = second.contiguous(memory_format=form)
+    if grad_output is not None:
+        grad_output = grad_output.contiguous(memory_format=form)
+    if mask is not None:
+        mask = mask.contiguous(memory_format=form)
     if parameter_dtype is None:
+        given = weight if weight is not None else bias
         parameter_dtype = torch.float32 if given is None else given.dtype
     mean, row = rows.data_ptr(), 8 * channels
+    sum_dy = 0 if sums is None else sums.data_ptr()
     running_mean, running_var, counter = running
-    code = 0 if act is None else _RELU_OF_OUTPUT if of_output else _ACT_CODES[act.name]
     packed = CALL.pack(
         outer,
         channels,
         inner,
         x.data_ptr(),
-        _address(second),
-        _address(grad_output),
-        _address(mask),
-        _address(weight),
-        _address(bias),
-        _address(output),
-        _address(grad_residual),
+        0 if second is None else second.data_ptr(),
+        0 if grad_output is None else grad_output.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        0 if weight is None else weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        0 if output is None else output.data_ptr(),
+        0 if grad_residual is None else grad_residual.data_ptr(),
         mean,
-        mean + 2 * row,  # var and count: of rows that have them, a kernel that writes or reads them is called
+        mean + 2 * row,  # of var and count, which only rows from a batch have
         mean + row,
         mean + 3 * row,
-        _address(sums),
-        _address(sums) and _address(sums) + row,
-        _address(grad_weight),
-        _address(grad_bias),
-        _address(running_mean),
-        _address(running_var),
-        _address(counter),
+        sum_dy,
+        sum_dy and sum_dy + row,
+        0 if grad_weight is None else grad_weight.data_ptr(),
+        0 if grad_bias is None else grad_bias.data_ptr(),
+        0 if running_mean is None else running_mean.data_ptr(),
+        0 if running_var is None else running_var.data_ptr(),
+        0 if counter is None else counter.data_ptr(),
         eps,
         momentum,
         0.0 if act is None else act.parameter,
         _TYPES[x.dtype],
         _TYPES[parameter_dtype],
         0 if running_mean is None else _TYPES[running_mean.dtype],
-        code,
+        0 if act is None else _RELU_OF_OUTPUT if of_output else _ACT_CODES[act.name],
         flags,
         thread_count(),
     )
@@ -293,12 +302,8 @@ def _call(
         )
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _new_rows(seen: Dense, rows: int) -> Tensor:
-    return seen.tensor.new_empty((rows, seen.channels), dtype=torch.float64)
+    return seen[0].new_empty((rows, seen[3]), dtype=torch.float64)
 
 
 def _wide(first: Tensor, second: Tensor) -> Tensor:
@@ -306,7 +311,7 @@ def _wide(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _new_output(seen: Dense) -> Tensor:
-    output = torch.empty_like(seen.tensor)
+    output = torch.empty_like(seen[0])
     size = output.nbytes
     if size >= HUGE_OUTPUT_BYTES:
         require().functions.bn_advise_huge_pages(output.data_ptr(), size)
