@@ -41,6 +41,7 @@ def record(
     dtype="float32",
     torch=5.0,
     copy=0.9,
+    waiting=0.01,
     **others,
 ):
     """One record; the numbers are ratios to ours, `copy` that of all the copies together."""
@@ -50,7 +51,7 @@ def record(
     times |= {"warm_copy": [copy * 5e-4 / bound] * 5} | {
         name: [value * 1e-3] * 5 for name, value in others.items()
     }
-    return _record(case, phase, times, {})
+    return _record(case, phase, times, waiting, {})
 
 
 def step(network="ResNet-18", torch=1.2):

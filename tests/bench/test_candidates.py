@@ -4,8 +4,9 @@ import torch
 from batchnorm.bench.candidates import Disagreement, Workbench
 from batchnorm.bench.cases import PHASES, Case
 from batchnorm.bench.harness import Effort
-from batchnorm.bench.run import measure, measure_case
+from batchnorm.bench.run import ATTEMPTS, measure, measure_case, undisturbed
 from batchnorm.bench.settings import ACTIVATIONS
+from batchnorm.bench.waiting import waited
 
 FAST = Effort(block=1e-6, budget=0, least=2, most=2)
 
@@ -109,3 +110,35 @@ def test_compiled_candidates_are_timed_beside_the_eager_ones(monkeypatch):
     for line in measure_case(case(compiled=True), FAST):
         assert set(line["ratios"]) == {"torch", "torch_compiled", "batchnorm_compiled", "copy", "warm_copy"}
         assert line["not_run"] == {}
+
+
+def quietest(*shares):
+    """What `undisturbed` makes of attempts of one second each that waited so long for a core."""
+    waits, attempts = [], []
+    for share in shares:
+        waits += [0.0, share]
+    moments = iter(range(100))
+
+    def attempt():
+        attempts.append(len(attempts))
+        return {"batchnorm": [float(attempts[-1])]}
+
+    times, share = undisturbed(attempt, waited=lambda: waits.pop(0), clock=lambda: float(next(moments)))
+    return times["batchnorm"][0], share, len(attempts)
+
+
+def test_a_disturbed_measurement_is_repeated_and_the_quietest_kept():
+    assert quietest(0.02, 0.0, 0.0) == (0.0, 0.02, 1)
+    assert quietest(0.9, 0.05, 0.0) == (1.0, 0.05, 2)
+    assert quietest(0.9, 0.3, 0.5) == (1.0, 0.3, ATTEMPTS)
+
+
+def test_where_the_system_does_not_tell_one_attempt_has_to_do():
+    attempts = []
+    assert undisturbed(lambda: attempts.append(1) or {}, waited=lambda: None) == ({}, None)
+    assert attempts == [1]
+
+
+def test_waiting_only_grows():
+    first = waited()
+    assert first is None or 0 <= first <= waited()

@@ -26,6 +26,12 @@ def test_the_answer_comes_from_the_records():
     assert re.search(r"^\d of \d+ targets that could be judged are met\.$", sentences[2])
 
 
+def test_a_busy_machine_is_told():
+    busy = answer(results(record(waiting=0.5), record(act=None)))
+    assert "Other processes took the cores during 1 of 2 measurements: those numbers are unreliable." in busy
+    assert not any("cores" in sentence for sentence in answer(FILE))
+
+
 def test_rows_say_what_was_asked_measured_and_missed():
     rows = {row[0]: row[1:] for row in target_rows(FILE)}
     assert rows["training, BN+act, NCHW float32"] == (">= 4", "1.90", "missed by 53%", "2")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from batchnorm.bench.results import Results
-from batchnorm.bench.summary import GROUPS, PHASE_NAMES, Row, summarize
+from batchnorm.bench.summary import GROUPS, PHASE_NAMES, Row, disturbed, summarize
 from batchnorm.bench.targets import Verdict, verdicts
 from batchnorm.records.wording import MISSING, number
 
@@ -58,6 +58,12 @@ def answer(results: Results) -> list[str]:
     if found:
         met = sum(1 for verdict in found if verdict.met)
         sentences.append(f"{met} of {_counted(len(found), 'target')} that could be judged are met.")
+    count = disturbed(results.cases)
+    if count:
+        sentences.append(
+            f"Other processes took the cores during {count} of {_counted(len(results.cases), 'measurement')}: those "
+            "numbers are unreliable."
+        )
     if results.machine.get("backend") == "reference":
         sentences.append("The kernels are not in use here: these are the plain-torch layers.")
     return sentences

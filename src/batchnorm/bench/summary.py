@@ -6,7 +6,10 @@ from typing import Any
 
 from batchnorm.bench.harness import geometric_mean
 
-__all__ = ["GROUPS", "PHASE_NAMES", "Row", "median", "slowest", "summarize"]
+__all__ = ["DISTURBED", "GROUPS", "PHASE_NAMES", "Row", "disturbed", "median", "slowest", "summarize"]
+
+# Seconds of waiting for a core in a second of measuring: quiet machines stay below 0.03, one busy neighbour gives 0.3.
+DISTURBED = 0.1
 
 Line = dict[str, Any]
 PHASE_NAMES = {
@@ -64,6 +67,11 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
                     if found:
                         rows.append(_row(wanted, found))
     return rows
+
+
+def disturbed(lines: Iterable[Line]) -> int:
+    """The measurements during which other processes took the cores."""
+    return sum(1 for line in lines if (line.get("waiting") or 0.0) > DISTURBED)
 
 
 def slowest(lines: Iterable[Line], count: int) -> list[Line]:
