@@ -23,6 +23,7 @@ PUBLIC = [
     "backend",
     "convert",
     "convert_",
+    "env",
     "errors",
     "functional",
     "insert",
@@ -85,6 +86,7 @@ def test_the_layers_load_torch_alone() -> None:
     [
         "batchnorm.activations",
         "batchnorm.functional",
+        "batchnorm.installation",
         "batchnorm.moments",
         "batchnorm.nn.batchnorm",
         "batchnorm.nn.channels_last",

@@ -17,6 +17,7 @@ _HOME = {
     "backend": "batchnorm.ops",
     "convert": "batchnorm.surgery",
     "convert_": "batchnorm.surgery",
+    "env": "batchnorm.installation",
     "insert": "batchnorm.surgery",
     "insert_": "batchnorm.surgery",
 }

@@ -7,6 +7,8 @@ from torch.nn import functional as F
 import batchnorm as bn
 from tests.contract.oracle import oracle
 
+pytestmark = pytest.mark.usefixtures("on")
+
 
 def batch(bad: float) -> torch.Tensor:
     x = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -6,6 +6,8 @@ import torch
 import batchnorm as bn
 from tests.contract.oracle import oracle
 
+pytestmark = pytest.mark.usefixtures("on")
+
 SHAPE = (8, 16, 28, 28)
 
 

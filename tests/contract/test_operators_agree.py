@@ -8,6 +8,8 @@ import batchnorm as bn
 from tests.contract.cases import CASES, OPTIONS, Case, Tensors, make
 from tests.contract.oracle import oracle
 
+pytestmark = pytest.mark.usefixtures("on")
+
 
 def run(case: Case, given: Tensors) -> Tensor:
     return bn.functional.batch_norm(

@@ -91,7 +91,7 @@ def _open() -> SharedLibrary | str:
         )
     file = importlib.resources.files("batchnorm.ops").joinpath(FILE_NAME)
     if not file.is_file():
-        return "no library in this install: it was made without a C++ compiler, or the build of it failed"
+        return f"no library in this install: {_why_not_built()}"
     with importlib.resources.as_file(file) as path:
         functions = _dlopen(str(path))
     if isinstance(functions, str):
@@ -113,6 +113,13 @@ def _open() -> SharedLibrary | str:
     )
     watch_forks()
     return SharedLibrary(functions, tuple(functions.bn_isas().decode().split(",")))
+
+
+def _why_not_built() -> str:
+    """What CMakeLists.txt wrote when it gave up: a state and a reason."""
+    lines = (build_record() or "").splitlines()
+    said = [line.partition(": ")[2] for line in lines if line.startswith(("state: ", "reason: "))]
+    return ": ".join(said) or "it was made without a C++ compiler, or the build of it failed"
 
 
 def _dlopen(path: str) -> Any:
