@@ -1,8 +1,10 @@
 """Write the tables of docs/reference/speed.md from a file of results.
 
-Run: python benchmarks/speed_table.py FILE, where FILE is the bench.jsonl that `batchnorm bench --out` made
+Run: python benchmarks/speed_table.py FILE, where FILE is a copy in benchmarks/results of the bench.jsonl that
+`batchnorm bench --out` made
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +27,9 @@ from batchnorm.bench.results import Results, read_results
 from batchnorm.bench.summary import median
 from batchnorm.records.wording import duration, number
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "speed.md"
-BEGIN, END = "<!-- begin: python benchmarks/speed_table.py -->", "<!-- end -->"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "speed.md"
+MARKS = re.compile(r"<!-- begin: python benchmarks/speed_table\.py ?(\S*) -->\n(.*?)<!-- end -->", re.DOTALL)
 SHAPE_HEAD = ("input", "layout", "after the norm", "torch", "ours", "torch / ours", "quartiles", "copies")
 STEP_HEAD = ("network", "layout", "torch", "ours", "torch / ours", "quartiles")
 
@@ -34,6 +37,14 @@ STEP_HEAD = ("network", "layout", "torch", "ours", "torch / ours", "quartiles")
 def tables(results: Results) -> str:
     """The part of the page that the results decide."""
     return "\n".join(_parts(results)).strip() + "\n"
+
+
+def filled(page: str, name: str, results: Results) -> str:
+    """The text of the page with the tables of `results`, which are kept as `name`, between its marks."""
+    part = f"<!-- begin: python benchmarks/speed_table.py {name} -->\n\n{tables(results)}\n<!-- end -->"
+    found, count = MARKS.subn(lambda _: part, page)
+    assert count == 1, "the page has lost its marks"
+    return found
 
 
 def _parts(results: Results) -> Iterator[str]:
@@ -104,14 +115,16 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[in
 
 
 def main() -> None:
-    """Put the tables between the two marks of the page."""
+    """Put the tables between the marks of the page."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{PAGE.name} has lost its first mark"
-    assert end, f"{PAGE.name} has lost its last mark"
-    PAGE.write_text(f"{before}{begin}\n\n{tables(read_results(sys.argv[1]))}\n{end}{after}", encoding="utf-8")
+    file = Path(sys.argv[1]).resolve()
+    if not file.is_relative_to(ROOT):
+        raise SystemExit(
+            f"{sys.argv[1]} lies outside of this checkout; the page must name a file that is kept in it"
+        )
+    name = file.relative_to(ROOT).as_posix()
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), name, read_results(file)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batchnorm.bench.results import append, open_results, read_results
+from batchnorm.bench.results import open_results, read_results
 from tests.bench.records_factory import HEADER, record, results, step
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -92,7 +92,7 @@ def test_ours_keeps_its_input_and_with_a_residual_one_tensor_more(act, adds, ten
     assert (found["torch"] >= 2 * size) == (act is not None)
 
 
-def test_the_table_of_the_docs_is_made_from_the_records(tmp_path, monkeypatch):
+def test_the_table_of_the_docs_is_made_from_the_records():
     module = script("speed_table")
     file = results(record(torch=4.5), record(layout="channels_last", act=None, torch=1.5), step(torch=1.3))
     text = module.tables(file)
@@ -100,11 +100,18 @@ def test_the_table_of_the_docs_is_made_from_the_records(tmp_path, monkeypatch):
     assert "| (16, 64, 56, 56) | channels_last | nothing | 1.50 ms |" in text
     assert "| ResNet-18 | NCHW | 1.30 s | 1.00 s | 1.30 |" in text
     assert "Example CPU" in text
-    page = tmp_path / "speed.md"
-    page.write_text(f"before\n{module.BEGIN}\nold\n{module.END}\nafter\n")
-    monkeypatch.setattr(module, "PAGE", page)
-    open_results(tmp_path, HEADER, ())
-    append(tmp_path, [*file.cases, *file.steps])
-    monkeypatch.setattr(sys, "argv", ["speed_table.py", str(tmp_path)])
-    module.main()
-    assert page.read_text() == f"before\n{module.BEGIN}\n\n{text}\n{module.END}\nafter\n"
+    page = "before\n<!-- begin: python benchmarks/speed_table.py -->\nold\n<!-- end -->\nafter\n"
+    filled = module.filled(page, "benchmarks/results/x.jsonl", file)
+    mark = "<!-- begin: python benchmarks/speed_table.py benchmarks/results/x.jsonl -->"
+    assert filled == f"before\n{mark}\n\n{text}\n<!-- end -->\nafter\n"
+    assert module.filled(filled, "benchmarks/results/x.jsonl", file) == filled
+
+
+def test_the_tables_of_the_docs_are_those_of_the_kept_results():
+    module = script("speed_table")
+    page = module.PAGE.read_text(encoding="utf-8")
+    name = module.MARKS.search(page)[1]
+    if not name:
+        assert "No results are kept yet." in page
+    else:
+        assert module.filled(page, name, read_results(module.ROOT / name)) == page

@@ -2,16 +2,21 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from batchnorm.bench import page, run
+from batchnorm.bench.cases import DTYPES, LAYOUTS, PRESETS
 from batchnorm.bench.results import read_results
+from batchnorm.bench.settings import ACTIVATIONS
+from batchnorm.bench.shapes import NETWORKS
 from batchnorm.cli import bench as bench_command
 from batchnorm.cli import main
 from batchnorm.errors import MissingExtraError
 
+CANDIDATES = ("torch", "batchnorm", "torch_compiled", "batchnorm_compiled", "copy", "warm_copy")
 TINY = ["--shape", "4,3,5,5", "--seconds", "0.001", "--no-compile"]
 
 
@@ -152,6 +157,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     found = bench(*TINY, "--out", str(tmp_path / "file" / "below"))
     assert found.exit_code == 2
     assert re.match(r"error: cannot write to '.*below'", found.stderr)
+
+
+def test_the_reference_is_complete():
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "bench.md").read_text(encoding="utf-8")
+    context = main.make_context("batchnorm", ["--help"], resilient_parsing=True)
+    options = {name for parameter in main.get_command(context, "bench").params for name in parameter.opts}
+    named = {*options, *PRESETS, *LAYOUTS, *DTYPES, *ACTIVATIONS, *NETWORKS, *CANDIDATES}
+    assert {name for name in named if f"`{name}`" not in text} == set()
 
 
 def test_help_loads_no_torch():
