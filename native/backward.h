@@ -69,6 +69,7 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     Pieces pieces(scratch.memory() + thread * each);
     Numbers<S> numbers(pieces, width);
     numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
+    numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
     auto sums_by = [&](int who) { return (Sums *)(partial + who * for_sums); };
     auto sum = [&](int64_t c, int64_t at) {
       numbers.set(call, c, at, call.mean[c], call.invstd[c]);
@@ -119,6 +120,7 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
   Pieces shared(scratch.memory() + 2 * asked * for_sums);
   Numbers<S> numbers(shared, plan.width);
   numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
+  numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
   const double count = values_of_channel(call);
   const S parameter = S(call.act_parameter);
 
@@ -156,7 +158,7 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
       }
     };
     auto input = [&](int64_t begin, int64_t end) {
-      for_rows(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t many, int64_t width) {
+      for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t many, int64_t width) {
         const int64_t from = row * plan.width + begin;
         kernels.input_rows((const T *)call.grad_output + from, (const T *)call.x + from,
                            offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row),

@@ -69,6 +69,9 @@ int bn_grad_input(const bn_call *call);
 /* moments, invstd from eps, running statistics and counter, normalize: a channel is read from memory once.
  * x, second, mask, weight, bias, eps, act -> mean, var, invstd, count, output, running_*, num_batches_tracked */
 int bn_forward(const bn_call *call);
+/* mean and invstd from running_mean, running_var and eps, normalize.
+ * x, second, mask, weight, bias, running_*, eps, act -> mean, invstd, output */
+int bn_evaluate(const bn_call *call);
 /* grad_moments and grad_input, and the parameters' gradients.
  * -> output, grad_residual, grad_weight, grad_bias; sum_dy and sum_dy_xmu too where they are not NULL */
 int bn_backward(const bn_call *call);

@@ -50,6 +50,7 @@ static inline PartialMoments merged(PartialMoments a, PartialMoments b) {
 template <class S> struct Numbers {
   S *high, *scale, *shift, *invstd, *offset, *slope, *base;
   bool through_statistics = false;  // else mean and invstd are constants: dx = scale * dy, whatever x is
+  bool past_caches = false;         // outputs are larger than the caches: write them to memory
   static constexpr int kArrays = 7;
   Numbers(Pieces &pieces, int64_t channels) {
     S **arrays[kArrays] = {&high, &scale, &shift, &invstd, &offset, &slope, &base};

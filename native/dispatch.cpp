@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
+#include <math.h>
 #include <omp.h>
 
 #include "batchnorm.h"
@@ -50,6 +51,14 @@ const bn_table &table() {
   return *in_use;
 }
 
+template <class T> void given_statistics(const bn_call &call) {
+  const T *mean = (const T *)call.running_mean, *var = (const T *)call.running_var;
+  for (int64_t channel = 0; channel < call.channels; ++channel) {
+    call.mean[channel] = double(mean[channel]);
+    call.invstd[channel] = 1 / sqrt(double(var[channel]) + call.eps);
+  }
+}
+
 }  // namespace
 
 BN_EXPORT int bn_moments(const bn_call *call) { return table().moments(call); }
@@ -58,6 +67,16 @@ BN_EXPORT int bn_grad_moments(const bn_call *call) { return table().grad_moments
 BN_EXPORT int bn_grad_input(const bn_call *call) { return table().grad_input(call); }
 BN_EXPORT int bn_forward(const bn_call *call) { return table().forward(call); }
 BN_EXPORT int bn_backward(const bn_call *call) { return table().backward(call); }
+
+BN_EXPORT int bn_evaluate(const bn_call *call) {
+  if (call->running_type == BN_FLOAT32)
+    given_statistics<float>(*call);
+  else if (call->running_type == BN_FLOAT64)
+    given_statistics<double>(*call);
+  else
+    return -1;
+  return table().normalize(call);
+}
 
 BN_EXPORT int bn_math(const char *name, int32_t value_type, const void *x, void *y, int64_t n) {
   return table().math(name, value_type, x, y, n);

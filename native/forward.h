@@ -77,6 +77,7 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
     const Runs runs = runs_of(call, part);
     Pieces pieces(scratch.memory() + thread * each);
     Numbers<S> numbers(pieces, width);
+    numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
     const Anchors anchors = steps.statistics ? find_anchors(call, part) : Anchors{};
     const double count = steps.statistics ? double(valid_positions(call, part)) : 0.0;
     auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };

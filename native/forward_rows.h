@@ -33,6 +33,17 @@ template <class Body> static void for_rows(const RowsPlan &plan, const RowsPart 
   if (rows.leftover) body(plan.rows, int64_t(1), plan.leftover);
 }
 
+// The same in blocks from the last to the first: what was read last is still near.
+template <class Body> static void for_rows_backwards(const RowsPlan &plan, const RowsPart &rows, int64_t width, Body body) {
+  if (rows.leftover) body(plan.rows, int64_t(1), plan.leftover);
+  const int64_t block = most(4, (1 << 14) / width / 4 * 4);
+  for (int64_t end = rows.end; end > rows.begin;) {
+    const int64_t begin = most(rows.begin, end - block);
+    body(begin, end - begin, width);
+    end = begin;
+  }
+}
+
 template <class T> class RowsMoments {
  public:
   using S = Compute<T>;
@@ -121,6 +132,7 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
   char *const partial = scratch.memory() + asked * each;
   Pieces shared(partial + asked * for_moments);
   Numbers<S> numbers(shared, plan.width);
+  numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
   double momentum = 0;
   if (steps.statistics) begin_batch(call, momentum);
 
@@ -141,7 +153,7 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
       }
     };
     auto normalize = [&](int64_t begin, int64_t end) {
-      for_rows(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t count, int64_t width) {
+      for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t count, int64_t width) {
         const int64_t from = row * plan.width + begin;
         kernels.rows((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
                      call.mask ? call.mask + row : nullptr, (T *)call.output + from, count, plan.width, width, numbers,

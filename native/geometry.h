@@ -29,14 +29,21 @@ static inline int useful_threads(const bn_call &call) {
 }
 
 static inline int64_t level2_bytes() {
-  long bytes = sysconf(
 #ifdef _SC_LEVEL2_CACHE_SIZE
-      _SC_LEVEL2_CACHE_SIZE
-#else
-      -1
+  long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (bytes > 0) return bytes;
 #endif
-  );
-  return bytes > 0 ? bytes : 1 << 20;
+  return 1 << 20;
+}
+
+// What processors have near their cores; the C library reports the sum over a socket's slices (384 MB where one core
+// reaches 32).
+constexpr int64_t kLevel3Bytes = 32 << 20;
+
+// Whether a call's tensors are too large to find its outputs in a cache later: then writing past the caches saves reading
+// the lines first, a third of the traffic (docs/decisions/0008-large-outputs.md).
+static inline bool past_caches(const bn_call &call, int64_t value_bytes, int tensors) {
+  return call.outer * call.channels * call.inner * value_bytes * tensors > kLevel3Bytes;
 }
 
 // Run body(thread, threads) on a team. The runtime may give fewer threads than asked for.

@@ -66,7 +66,7 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
   const V shift = splat(numbers.shift[channel]), invstd = splat(numbers.invstd[channel]);
   const V offset = splat(numbers.offset[channel]), slope = splat(numbers.slope[channel]);
   const V base = splat(numbers.base[channel]);
-  const bool through_statistics = numbers.through_statistics;
+  const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
   for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
     const int64_t from = run * runs.stride;
     for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
@@ -81,8 +81,8 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
         dy = select(keep, dy, V{});
         dx = select(keep, dx, V{});
       }
-      if (grad_residual) store(grad_residual + at, dy, lanes);
-      if (grad_x) store(grad_x + at, dx, lanes);
+      if (grad_residual) store(grad_residual + at, dy, lanes, past);
+      if (grad_x) store(grad_x + at, dx, lanes, past);
     });
   }
 }
@@ -96,6 +96,7 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
                                                       Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
+  const bool past = numbers.past_caches;
   auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
     for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
@@ -108,8 +109,8 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
         V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
         V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
         V xhat = numbers.through_statistics ? fma(value - high, invstd, offset) : V{};
-        if (grad_residual) store(grad_residual + from, dy, lanes);
-        if (grad_x) store(grad_x + from, fma(fma(xhat, slope, dy), scale, base), lanes);
+        if (grad_residual) store(grad_residual + from, dy, lanes, past);
+        if (grad_x) store(grad_x + from, fma(fma(xhat, slope, dy), scale, base), lanes, past);
       }
     });
   };

@@ -19,6 +19,7 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   using S = Compute<T>;
   using V = Vector<S>;
   const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
+  const bool past = numbers.past_caches;
   for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
     const int64_t from = run * runs.stride;
     auto one = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
@@ -28,7 +29,7 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
     };
     if (!mask) {
       for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        store(y + from + i, one(i, lanes), lanes);
+        store(y + from + i, one(i, lanes), lanes, past);
       });
       continue;
     }
@@ -47,6 +48,7 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
                                                      Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
+  const bool past = numbers.past_caches;
   auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
     for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
@@ -55,7 +57,7 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
         const int64_t from = (row + k) * stride + i;
         V z = pre_activation(load(x + from, lanes, high), high, scale, shift);
         if (kResidual) z += load(residual + from, lanes, V{});
-        store(y + from, Act::forward(z, parameter), lanes);
+        store(y + from, Act::forward(z, parameter), lanes, past);
       }
     });
   };

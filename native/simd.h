@@ -6,6 +6,7 @@
 #ifndef BATCHNORM_SIMD_H
 #define BATCHNORM_SIMD_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__x86_64__)
@@ -200,13 +201,26 @@ template <class T, class V> BN_INLINE void store(T *to, V v, int n) {
 }
 #endif
 
-// Past the caches, to an address that is a multiple of the vector's size.
-template <class T, class V> BN_INLINE void stream(T *to, V v) { store(to, v); }
+// Past the caches where `past` says so and the address is a multiple of the vector's size.
+BN_INLINE void stream_aligned(void *to, const void *v, int bytes) {
+#if defined(__x86_64__)
 #if BN_VECTOR_BYTES == 64
-BN_INLINE void stream(float *to, vfloat v) { _mm512_stream_ps(to, (__m512)v); }
-#elif BN_VECTOR_BYTES == 32
-BN_INLINE void stream(float *to, vfloat v) { _mm256_stream_ps(to, (__m256)v); }
+  if (bytes == 64) return _mm512_stream_si512((__m512i *)to, *(const __m512i *)v);
 #endif
+#if BN_VECTOR_BYTES >= 32
+  if (bytes == 32) return _mm256_stream_si256((__m256i *)to, *(const __m256i *)v);
+#endif
+  if (bytes == 16) return _mm_stream_si128((__m128i *)to, *(const __m128i *)v);
+#endif
+  __builtin_memcpy(to, v, size_t(bytes));
+}
+template <class T, class V> BN_INLINE void store_or_stream(T *to, V v, bool past) {
+  constexpr int kBytes = kLanes<Compute<T>> * int(sizeof(T));
+  if (!past || uintptr_t(to) % kBytes != 0) return store(to, v);
+  alignas(kBytes) T buffer[kLanes<Compute<T>>];
+  store(buffer, v);
+  stream_aligned(to, buffer, kBytes);
+}
 
 // Lanes whose byte is not 0.
 BN_INLINE vint32 nonzero(const uint8_t *from, float) {
@@ -232,6 +246,8 @@ template <class T, class V> BN_INLINE V load(const T *from, Whole, V) { return l
 template <class T, class V> BN_INLINE V load(const T *from, Tail tail, V fill) { return load(from, tail.lanes, fill); }
 template <class T, class V> BN_INLINE void store(T *to, V v, Whole) { store(to, v); }
 template <class T, class V> BN_INLINE void store(T *to, V v, Tail tail) { store(to, v, tail.lanes); }
+template <class T, class V> BN_INLINE void store(T *to, V v, Whole, bool past) { store_or_stream(to, v, past); }
+template <class T, class V> BN_INLINE void store(T *to, V v, Tail tail, bool) { store(to, v, tail.lanes); }
 template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Whole) { return nonzero(from, S{}); }
 template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Tail tail) {
   uint8_t buffer[kLanes<S>] = {};
