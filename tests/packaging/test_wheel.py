@@ -45,6 +45,8 @@ for _ in range(2):
 mapped = {line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}
 print(json.dumps({
     "package": bn.__file__,
+    "backend": bn.env().backend,
+    "why": bn.env().why,
     "kernels": sorted(path for path in mapped if "libbatchnorm_native" in path),
     "openmp": sorted(path for path in mapped if "omp" in path.rpartition("/")[2]),
     "distance": max(distance.item() for distance in distances),
@@ -118,6 +120,7 @@ def test_an_installed_wheel_computes_what_torch_does_with_its_kernels(build, tmp
     site = installed(build.wheel, tmp_path / "site")
     found = smoke(site, tmp_path)
     assert found["package"].startswith(str(site))
+    assert found["backend"] == "native"
     assert found["kernels"] == [str(site / LIBRARY)]
     assert len(found["openmp"]) == 1, "a second OpenMP runtime was loaded"
     assert found["distance"] < 2e-5
@@ -131,6 +134,8 @@ def test_without_a_compiler_the_install_is_pure_and_says_so(tmp_path) -> None:
     assert recorded(site)["state"] == "no compiler"
     found = smoke(site, tmp_path)
     assert found["package"].startswith(str(site))
+    assert found["backend"] == "reference"
+    assert "no C++ compiler was found (CXX=/bin/false)" in found["why"]
     assert found["kernels"] == []
     assert found["distance"] < 2e-5
 
@@ -152,9 +157,13 @@ def test_a_failed_build_gives_a_pure_install_and_is_not_mistaken_for_a_missing_c
     needs("g++")
     wheel = make_wheel(broken, tmp_path)
     assert wheel.name.endswith("-py3-none-any.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert recorded(tmp_path / "site")["state"] == "build failed"
-    assert "GNU" in recorded(tmp_path / "site")["reason"]
+    site = installed(wheel, tmp_path / "site")
+    assert recorded(site)["state"] == "build failed"
+    found = smoke(site, tmp_path)
+    assert found["backend"] == "reference"
+    assert "build failed" in found["why"]
+    assert recorded(site)["reason"] in found["why"]
+    assert found["distance"] < 2e-5
 
 
 @pytest.mark.parametrize("compiler", ["g++", "/bin/false"])
