@@ -12,6 +12,7 @@ from pathlib import Path
 from batchnorm.bench.digest import (
     COMPILED_HEAD,
     LAYOUT_NAMES,
+    STEP_HEAD,
     SUMMARY_HEAD,
     TARGET_HEAD,
     answer,
@@ -19,7 +20,9 @@ from batchnorm.bench.digest import (
     machine_words,
     misses,
     not_run,
+    quartiles,
     shape_words,
+    step_rows,
     summary_rows,
     target_rows,
 )
@@ -31,7 +34,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "speed.md"
 MARKS = re.compile(r"<!-- begin: python benchmarks/speed_table\.py ?(\S*) -->\n(.*?)<!-- end -->", re.DOTALL)
 SHAPE_HEAD = ("input", "layout", "after the norm", "torch", "ours", "torch / ours", "quartiles", "copies")
-STEP_HEAD = ("network", "layout", "torch", "ours", "torch / ours", "quartiles")
 
 
 def tables(results: Results) -> str:
@@ -65,22 +67,9 @@ def _parts(results: Results) -> Iterator[str]:
         yield from _table(COMPILED_HEAD, compiled_rows(results))
     if results.steps:
         yield "\n### Training steps\n"
-        yield from _table(STEP_HEAD, _steps(results), text=(0, 1))
+        yield from _table(STEP_HEAD, step_rows(results))
     yield "\n### Every shape, float32, forward and backward\n"
     yield from _table(SHAPE_HEAD, _shapes(results), text=(0, 1, 2))
-
-
-def _steps(results: Results) -> list[tuple[str, ...]]:
-    return [
-        (
-            line["network"],
-            LAYOUT_NAMES[line["layout"]],
-            duration(line["seconds"]["torch"]),
-            duration(line["seconds"]["batchnorm"]),
-            *_ratio(line),
-        )
-        for line in results.steps
-    ]
 
 
 def _shapes(results: Results) -> list[tuple[str, ...]]:
@@ -95,16 +84,12 @@ def _shapes(results: Results) -> list[tuple[str, ...]]:
             line["variant"].removeprefix("bn").removeprefix("+").replace("+", ", ") or "nothing",
             duration(line["seconds"]["torch"]),
             duration(line["seconds"]["batchnorm"]),
-            *_ratio(line),
+            number(median(line, "torch")),
+            quartiles(line),
             number(1 / (median(line, "copy") or float("nan"))),
         )
         for line in lines
     ]
-
-
-def _ratio(line: dict) -> tuple[str, str]:
-    found = line["ratios"]["torch"]
-    return number(found["median"]), f"{number(found['low'])} to {number(found['high'])}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> Iterator[str]:

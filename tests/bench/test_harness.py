@@ -47,10 +47,12 @@ def test_rounds_fill_the_budget_within_bounds(budget, rounds):
 
 def test_a_call_that_is_not_timed_warms_the_caches_of_short_calls_only():
     machine = Machine()
-    calls = {"short": machine.call("short", 1.0, 1.0, *[5e-3] * 20), "long": machine.call("long", 0.05)}
+    calls = {"short": machine.call("short", 5e-3), "long": machine.call("long", 0.05)}
     times = interleaved(calls, Effort(budget=0, least=2, most=2), clock=machine.clock)
     assert len(times["long"]) == 2
-    assert machine.log.count("long") == 1 + 1 + 1 + 2  # first call, calibration, estimate, rounds
+    # The first call and the one that calibrates, then the estimate and two rounds.
+    assert machine.log.count("long") == 2 + 3
+    assert machine.log.count("short") == 2 + 3 * 2
 
 
 def test_the_order_within_a_round_changes_from_round_to_round():

@@ -98,7 +98,7 @@ def test_the_table_of_the_docs_is_made_from_the_records():
     text = module.tables(file)
     assert "| (16, 64, 56, 56) | NCHW | relu | 4.50 ms | 1.00 ms | 4.50 | 4.50 to 4.50 | 1.11 |" in text
     assert "| (16, 64, 56, 56) | channels_last | nothing | 1.50 ms |" in text
-    assert "| ResNet-18 | NCHW | 1.30 s | 1.00 s | 1.30 |" in text
+    assert "| ResNet-18, 16, NCHW float32 | 1.30 s | 1.00 s | 1.30 | 1.30 to 1.30 |" in text
     assert "Example CPU" in text
     page = "before\n<!-- begin: python benchmarks/speed_table.py -->\nold\n<!-- end -->\nafter\n"
     filled = module.filled(page, "benchmarks/results/x.jsonl", file)

@@ -6,12 +6,13 @@ from typing import Any
 from batchnorm.bench.results import Results
 from batchnorm.bench.summary import GROUPS, PHASE_NAMES, Row, disturbed, summarize
 from batchnorm.bench.targets import Verdict, verdicts
-from batchnorm.records.wording import MISSING, number
+from batchnorm.records.wording import MISSING, duration, number
 
 __all__ = [
     "COMPILED_HEAD",
     "LAYOUT_NAMES",
     "SHORT_PHASES",
+    "STEP_HEAD",
     "SUMMARY_HEAD",
     "TARGET_HEAD",
     "answer",
@@ -20,13 +21,16 @@ __all__ = [
     "machine_words",
     "misses",
     "not_run",
+    "quartiles",
     "shape_words",
+    "step_rows",
     "summary_rows",
     "target_rows",
 ]
 
 TARGET_HEAD = ("target", "asked", "measured", "verdict", "n")
 SUMMARY_HEAD = ("what", "n", "torch / ours", "worst", "copies")
+STEP_HEAD = ("network, batch", "torch", "ours", "torch / ours", "quartiles")
 COMPILED_HEAD = ("what", "n", "torch c / ours e", "torch c / ours c", "ours e / ours c")
 SHORT_PHASES = {"forward_backward": "training", "forward": "forward", "evaluation": "evaluation"}
 LAYOUT_NAMES = {"contiguous": "NCHW", "channels_last": "channels_last"}
@@ -46,7 +50,9 @@ def digest(results: Results) -> dict[str, Any]:
 def answer(results: Results) -> list[str]:
     """The sentences a reader needs first."""
     sentences = []
-    for row in summarize(results.cases):
+    for row in sorted(
+        summarize(results.cases), key=lambda row: (row.layout != "contiguous", row.group != "bn+act")
+    ):
         if row.phase == "forward_backward" and row.dtype == "float32" and row.group in ("bn", "bn+act"):
             name = "BN and its activation" if row.group == "bn+act" else "BN alone"
             sentences.append(
@@ -115,6 +121,26 @@ def compiled_rows(results: Results) -> list[tuple[str, ...]]:
     return rows
 
 
+def step_rows(results: Results) -> list[tuple[str, ...]]:
+    """One row a training step of a whole network, as `STEP_HEAD` says."""
+    return [
+        (
+            f"{line['network']}, {line['shape'][0]}, {LAYOUT_NAMES[line['layout']]} {line['dtype']}",
+            duration(line["seconds"]["torch"]),
+            duration(line["seconds"]["batchnorm"]),
+            number(line["ratios"]["torch"]["median"]),
+            quartiles(line),
+        )
+        for line in results.steps
+    ]
+
+
+def quartiles(line: dict[str, Any]) -> str:
+    """Between which ratios of torch to ours half of the rounds lie."""
+    found = line["ratios"]["torch"]
+    return f"{number(found['low'])} to {number(found['high'])}"
+
+
 def not_run(results: Results) -> list[str]:
     """What was meant to be measured and was not, with the reason; each once."""
     reasons = {
@@ -179,7 +205,7 @@ def _target_row(verdict: Verdict) -> tuple[str, ...]:
     target = verdict.target
     asked = f"<= {target.at_most:g}" if target.at_most is not None else f">= {target.at_least:g}"
     if target.noise:
-        asked += f" - {target.noise:g}"
+        asked += f" ({(target.at_least or 0) - target.noise:g})"
     if verdict.met is None:
         return target.text, asked, MISSING, "not run", "0"
     met = "met" if verdict.met else f"missed by {_percent(verdict.short_by or 0.0)}"

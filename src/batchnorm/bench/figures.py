@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from batchnorm.bench.digest import LAYOUT_NAMES, SHORT_PHASES, shape_words
+from batchnorm.bench.digest import LAYOUT_NAMES, SHORT_PHASES, quartiles, shape_words
 from batchnorm.bench.harness import geometric_mean
 from batchnorm.bench.results import Results
 from batchnorm.bench.summary import GROUPS, median
@@ -218,7 +218,7 @@ def _table(lines: Sequence[Line], when: str) -> Table:
             duration(line["seconds"]["torch"]),
             duration(line["seconds"]["batchnorm"]),
             number(_ratio(line, "torch")),
-            f"{number(line['ratios']['torch']['low'])} to {number(line['ratios']['torch']['high'])}",
+            quartiles(line),
             duration(line["seconds"]["copy"]),
             duration(line["seconds"]["warm_copy"]),
             number(1 / _ratio(line, "copy")),

@@ -8,6 +8,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from batchnorm.bench.digest import (
     COMPILED_HEAD,
+    STEP_HEAD,
     SUMMARY_HEAD,
     TARGET_HEAD,
     answer,
@@ -15,6 +16,7 @@ from batchnorm.bench.digest import (
     machine_words,
     misses,
     not_run,
+    step_rows,
     summary_rows,
     target_rows,
 )
@@ -75,6 +77,7 @@ def _context(results: Results) -> dict[str, Any]:
         "compiled": Table(
             "torch.compile: e eager, c compiled; geometric means", COMPILED_HEAD, compiled_rows(results)
         ),
+        "steps": Table("Training steps of whole networks", STEP_HEAD, step_rows(results)),
         "facts": Table(
             "The machine and what ran on it",
             ("what", "value"),

@@ -8,6 +8,7 @@ from rich.table import Table
 from batchnorm.bench.digest import (
     COMPILED_HEAD,
     SHORT_PHASES,
+    STEP_HEAD,
     SUMMARY_HEAD,
     TARGET_HEAD,
     answer,
@@ -15,6 +16,8 @@ from batchnorm.bench.digest import (
     machine_words,
     misses,
     not_run,
+    quartiles,
+    step_rows,
     summary_rows,
     target_rows,
 )
@@ -39,11 +42,14 @@ def show(results: Results, console: Console) -> None:
         console.print(sentence, markup=False)
     console.print(f"Measured on {machine_words(results.machine)}.", markup=False, style="dim")
     _print(console, "Targets", TARGET_HEAD, target_rows(results), text_columns=(0, 3))
+    console.print("each: the worst counts, else the geometric mean; in brackets: with noise", style="dim")
     for sentence in misses(results):
         console.print(sentence, markup=False, style="dim")
     for title, rows in summary_rows(results).items():
         _print(console, f"{title}: geometric means", SUMMARY_HEAD, rows)
     console.print("copies: time over that of the copies which must be made", style="dim")
+    if results.steps:
+        _print(console, "Training steps of whole networks", STEP_HEAD, step_rows(results))
     compiled = compiled_rows(results)
     if compiled:
         _print(console, "torch.compile, geometric means: e eager, c compiled", COMPILED_HEAD, compiled)
@@ -61,7 +67,7 @@ def _slow_rows(results: Results) -> list[tuple[str, ...]]:
         (
             f"{line['case']}, {SHORT_PHASES[line['phase']]}",
             number(median(line, "torch")),
-            f"{number(line['ratios']['torch']['low'])} to {number(line['ratios']['torch']['high'])}",
+            quartiles(line),
             duration(line["seconds"]["torch"]),
             duration(line["seconds"]["batchnorm"]),
         )
