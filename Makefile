@@ -42,7 +42,7 @@ clean:
 	@touch $@
 
 .venv/batchnorm.done: .venv/torch.done pyproject.toml $(NATIVE)
-	@echo "Installing batchnorm; its kernels are compiled where there is a C++ compiler (g++)"
+	@echo "Installing batchnorm; where there is a C++ compiler (g++) its kernels are compiled, about two minutes of one core"
 	$(PIP) -e .
 	@sed -n 's/^state: /  kernels: /p; s/^reason: /  /p' .venv/lib/python*/site-packages/batchnorm/ops/native_build.txt
 	@touch $@
