@@ -54,6 +54,7 @@ def test_forward_builds_a_graph_and_evaluation_does_not():
     bench.calls("evaluation")["torch"]()
     assert bench.x.grad is None
     assert not bench.ours.training
+    assert not bench.x.requires_grad
 
 
 def test_results_that_differ_stop_the_run():
