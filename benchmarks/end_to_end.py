@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from batchnorm.bench.digest import machine_words
 from batchnorm.bench.harness import Effort, interleaved, medians, ratio
-from batchnorm.bench.machine import environment
-from batchnorm.bench.results import FILE_NAME, append
+from batchnorm.bench.machine import IDENTITY, environment
+from batchnorm.bench.results import append, read_results, refuse_another_machine
 from batchnorm.records.wording import duration, number
 
 # Relative, in the Euclidean norm. Behind 18 and 52 random layers float32 rounding has grown; float64 shows that nothing
@@ -109,10 +109,8 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.out and not (arguments.out / FILE_NAME).exists():
-        raise SystemExit(
-            f"{arguments.out} holds no {FILE_NAME}; run `batchnorm bench --out {arguments.out}` first"
-        )
+    if arguments.out:
+        refuse_another_machine(arguments.out, read_results(arguments.out).machine, environment(), IDENTITY)
     if not arguments.json:
         print(f"{machine_words(environment())}\n")
         size = f"batch {arguments.batch}, {arguments.size}x{arguments.size}, float32"

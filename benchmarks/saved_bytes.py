@@ -1,7 +1,7 @@
 """Bytes that autograd keeps between forward and backward, for BN with what follows it: torch's layers and ours.
 
-The input is counted: the convolution in front keeps none of its output itself. An output is counted where the activation
-saves it, although the convolution behind it keeps the same tensor.
+The input is counted: the convolution in front keeps none of its output itself. An output is counted where the
+activation saves it, although the convolution behind it keeps the same tensor.
 
 Run: python benchmarks/saved_bytes.py
 """

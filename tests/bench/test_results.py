@@ -64,3 +64,12 @@ def test_a_foreign_file_is_refused(tmp_path, text, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"gone\.jsonl"):
         read_results(tmp_path / "gone.jsonl")
+
+
+def test_a_step_measured_again_takes_the_place_of_the_first(tmp_path):
+    open_results(tmp_path, HEADER, ())
+    append(tmp_path, [step(torch=1.1), step("MobileNetV2"), step(torch=1.3)])
+    found = read_results(tmp_path).steps
+    assert [(line["network"], line["ratios"]["torch"]["median"]) for line in found] == [
+        ("MobileNetV2", 1.2), ("ResNet-18", 1.3)
+    ]  # fmt: skip

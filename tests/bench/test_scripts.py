@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from batchnorm.bench.machine import environment
 from batchnorm.bench.results import open_results, read_results
 from tests.bench.records_factory import HEADER, record, results, step
 
@@ -49,7 +50,7 @@ def test_logits_and_gradients_agree_with_torch(network):
 
 
 def test_end_to_end_appends_a_step_to_a_folder_of_results(tmp_path):
-    open_results(tmp_path, HEADER, ())
+    open_results(tmp_path, HEADER | {"machine": environment()}, ())
     command = [
         sys.executable,
         str(FOLDER / "end_to_end.py"),
@@ -64,6 +65,14 @@ def test_end_to_end_appends_a_step_to_a_folder_of_results(tmp_path):
     assert line["differs"]["float64"] < 1e-9
     assert line["ratios"]["torch"]["median"] > 0
     assert [step["network"] for step in read_results(tmp_path).steps] == ["ResNet-18"]
+
+
+def test_a_step_of_another_machine_is_refused(tmp_path):
+    open_results(tmp_path, HEADER, ())
+    command = [sys.executable, str(FOLDER / "end_to_end.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "was measured with cpu 'Example CPU'" in done.stderr
 
 
 def test_saved_bytes_count_each_storage_once_and_no_parameter():

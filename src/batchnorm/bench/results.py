@@ -9,7 +9,15 @@ from typing import Any
 
 from batchnorm.errors import StoreError
 
-__all__ = ["FILE_NAME", "SCHEMA", "Results", "append", "open_results", "read_results"]
+__all__ = [
+    "FILE_NAME",
+    "SCHEMA",
+    "Results",
+    "append",
+    "open_results",
+    "read_results",
+    "refuse_another_machine",
+]
 
 FILE_NAME = "bench.jsonl"
 SCHEMA = 1
@@ -34,7 +42,8 @@ class Results:
         elif kind == "case":
             self.cases.append(line)
         elif kind == "step":
-            self.steps.append(line)
+            # One that was measured again takes the place of the first.
+            self.steps = [step for step in self.steps if step["case"] != line["case"]] + [line]
 
     @property
     def machine(self) -> Line:
@@ -95,17 +104,28 @@ def open_results(folder: str | os.PathLike[str], header: Line, identity: Iterabl
         _drop_unfinished(path)
     except OSError as error:
         raise StoreError(f"cannot write to '{folder}': {error.strerror or error}") from None
-    for name in identity:
-        before, now = results.machine.get(name), header["machine"].get(name)
-        if before != now:
-            raise StoreError(
-                f"'{path}' was measured with {name} {before!r}, this run has {now!r}; choose another --out"
-            )
+    refuse_another_machine(path, results.machine, header["machine"], identity)
     if results.header.get("settings") != header["settings"]:
         raise StoreError(
             f"'{path}' belongs to other settings: {results.header.get('settings')}; choose another --out"
         )
     return results
+
+
+def refuse_another_machine(
+    path: str | os.PathLike[str], before: Line, now: Line, identity: Iterable[str]
+) -> None:
+    """Refuse to mix what was measured on different machines or builds.
+
+    Raises:
+        StoreError: two machines differ in a field of `identity`.
+    """
+    for name in identity:
+        if before.get(name) != now.get(name):
+            raise StoreError(
+                f"'{path}' was measured with {name} {before.get(name)!r}, this run has {now.get(name)!r}; "
+                "choose another --out"
+            )
 
 
 def append(folder: str | os.PathLike[str], lines: Iterable[Line]) -> None:
