@@ -7,7 +7,7 @@ from torch import Tensor
 
 from batchnorm.activations import Activation
 from batchnorm.moments import Moments, RunningStats
-from batchnorm.ops import Affine, Backend, Needs, invstd_of, is_plain, reference, saved, select, wide_dtype
+from batchnorm.ops import Affine, Backend, invstd_of, is_plain, reference, saved, select, wide_dtype
 from batchnorm.ops.layout import like_input
 from batchnorm.running import track
 
@@ -192,7 +192,7 @@ class _Normalize(torch.autograd.Function):
             call.rows,
             affine,
             call.channel_dim,
-            Needs(*ctx.needs_input_grad[:4]),
+            ctx.needs_input_grad,
             call.parameter_dtype,
             output,
         )

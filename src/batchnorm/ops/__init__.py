@@ -21,12 +21,11 @@ specification and what second derivatives go through.
 
 from batchnorm.ops.choice import Backend, backend, select
 from batchnorm.ops.eager import in_function_transform, is_plain
-from batchnorm.ops.reference import Affine, Needs, invstd_of, wide_dtype
+from batchnorm.ops.reference import Affine, invstd_of, wide_dtype
 
 __all__ = [
     "Affine",
     "Backend",
-    "Needs",
     "backend",
     "in_function_transform",
     "invstd_of",

@@ -1,7 +1,7 @@
 """Which backend serves a call: what the caller asked for, and what can."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from batchnorm._state import CHOICE
 from batchnorm.errors import ArgumentError, BackendError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import native, reference
-from batchnorm.ops.reference import Affine, Gradients, Needs
+from batchnorm.ops.reference import Affine, Gradients
 from batchnorm.ops.shared_library import load, require
 
 __all__ = ["NAMES", "Backend", "backend", "select"]
@@ -45,7 +45,7 @@ class Backend(Protocol):
         rows: Tensor,
         affine: Affine,
         channel_dim: int,
-        needs: Needs,
+        needs: Sequence[bool],
         parameter_dtype: torch.dtype | None,
         output: Tensor | None = None,
     ) -> Gradients: ...

@@ -1,16 +1,17 @@
 """The operators in C++: a ctypes binding of native/batchnorm.h for dense CPU tensors in eager mode."""
 
 import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from batchnorm.errors import BackendError
 from batchnorm.moments import UNTRACKED, Moments, RunningStats
-from batchnorm.ops import saved
+from batchnorm.ops import reference, saved
 from batchnorm.ops.layout import Dense, dense
 from batchnorm.ops.openmp import thread_count
-from batchnorm.ops.reference import Affine, Gradients, Needs
+from batchnorm.ops.reference import Affine, Gradients
 from batchnorm.ops.shared_library import require
 
 __all__ = [
@@ -74,13 +75,7 @@ def moves(running: RunningStats) -> bool:
     for buffer in running:
         if buffer is None:
             continue
-        # torch's own operators refuse to write into an inference tensor outside of inference mode: leave it to them.
-        if (
-            type(buffer) is not Tensor
-            or not buffer.is_cpu
-            or not buffer.is_contiguous()
-            or buffer.is_inference()
-        ):
+        if type(buffer) is not Tensor or not buffer.is_cpu or not buffer.is_contiguous():
             return False
     return True
 
@@ -157,7 +152,7 @@ def forward(
     if running is None:
         _call("bn_forward", seen, rows, affine, second=second, output=output, eps=eps)
         return output, rows
-    cumulative = momentum is None and running.num_batches_tracked is not None
+    counter = running.num_batches_tracked
     _call(
         "bn_forward",
         seen,
@@ -168,9 +163,9 @@ def forward(
         running=running,
         eps=eps,
         momentum=0.0 if momentum is None else momentum,
-        flags=_CUMULATIVE if cumulative else 0,
+        flags=_CUMULATIVE if momentum is None and counter is not None else 0,
     )
-    torch._C._increment_version([buffer for buffer in running if buffer is not None])
+    torch._C._increment_version(running if counter is not None else running[:2])
     return output, rows
 
 
@@ -178,11 +173,12 @@ def evaluate(
     x: Tensor, mean: Tensor, var: Tensor, affine: Affine, eps: float, channel_dim: int
 ) -> tuple[Tensor, Tensor]:
     """As `reference.evaluate`."""
+    given = RunningStats(mean, var)
+    if not moves(given):  # nor can the kernel read them
+        return reference.evaluate(x, mean, var, affine, eps, channel_dim)
     seen = dense(x, channel_dim)
-    output = _new_output(seen)
-    rows = _wide(mean.detach(), var.detach())
-    rows[1].add_(eps).rsqrt_()
-    _call("bn_normalize", seen, rows, affine, second=affine.residual, output=output)
+    output, rows = _new_output(seen), _new_rows(seen, saved.GIVEN_ROWS)
+    _call("bn_evaluate", seen, rows, affine, second=affine.residual, output=output, running=given, eps=eps)
     return output, rows
 
 
@@ -192,12 +188,12 @@ def backward(
     rows: Tensor,
     affine: Affine,
     channel_dim: int,
-    needs: Needs,
+    needs: Sequence[bool],
     parameter_dtype: torch.dtype | None,
     output: Tensor | None = None,
 ) -> Gradients:
     """As `reference.backward`; the gradient of the residual comes in x's dtype."""
-    need_x, need_weight, need_bias, need_residual = needs
+    need_x, need_weight, need_bias, need_residual = needs[:4]
     changed = need_residual and (affine.act is not None or affine.mask is not None)
     if not (need_x or need_weight or need_bias or changed):
         return None, None, None, grad_output if need_residual else None

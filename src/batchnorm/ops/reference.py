@@ -5,7 +5,7 @@ float64 for float64 inputs. *Wide* holds the (C,)-sized numbers and every sum: f
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,6 @@ from batchnorm.ops.layout import like_input
 __all__ = [
     "Affine",
     "Gradients",
-    "Needs",
     "backward",
     "compute_dtype",
     "evaluate",
@@ -48,15 +47,6 @@ class Affine(NamedTuple):
     residual: Tensor | None = None
     act: Activation | None = None
     mask: Tensor | None = None
-
-
-class Needs(NamedTuple):
-    """Which gradients a backward is asked for."""
-
-    x: bool
-    weight: bool
-    bias: bool
-    residual: bool
 
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # of x, weight, bias, residual
@@ -271,30 +261,31 @@ def backward(
     rows: Tensor,
     affine: Affine,
     channel_dim: int,
-    needs: Needs,
+    needs: Sequence[bool],
     parameter_dtype: torch.dtype | None,
     output: Tensor | None = None,
 ) -> Gradients:
     """The gradients that are needed, that of the residual in compute dtype.
 
-    `parameter_dtype` is that of weight and bias. `output` is the forward's, where it was kept in place of the
+    `needs` begins with whether those of x, weight, bias and residual are. `parameter_dtype` is that of weight and bias. `output` is the forward's, where it was kept in place of the
     residual: of a relu it says all that its backward asks.
     """
     if output is not None:
         grad_output = torch.where(output <= 0, 0.0, grad_output)
         affine = affine._replace(act=None)
     mean, invstd = rows[0], rows[1]
+    need_x, need_weight, need_bias, need_residual = needs[:4]
     grads: list[Tensor | None] = [None] * 4
     means = None
-    if needs.weight or needs.bias or (needs.x and saved.is_from_batch(rows)):
+    if need_weight or need_bias or (need_x and saved.is_from_batch(rows)):
         sum_dy, sum_dy_xmu = grad_moments(grad_output, x, mean, invstd, affine, channel_dim)
-        grads[1] = (sum_dy_xmu * invstd).to(parameter_dtype) if needs.weight else None
-        grads[2] = sum_dy.to(parameter_dtype) if needs.bias else None
+        grads[1] = (sum_dy_xmu * invstd).to(parameter_dtype) if need_weight else None
+        grads[2] = sum_dy.to(parameter_dtype) if need_bias else None
         if saved.is_from_batch(rows):
             count = rows[3].clamp(min=1)
             means = (sum_dy / count, sum_dy_xmu / count)
-    if needs.x or needs.residual:
+    if need_x or need_residual:
         grad_x, grad_z = grad_input(grad_output, x, mean, invstd, affine, channel_dim, means)
-        grads[0] = grad_x if needs.x else None
-        grads[3] = grad_z if needs.residual else None
+        grads[0] = grad_x if need_x else None
+        grads[3] = grad_z if need_residual else None
     return grads[0], grads[1], grads[2], grads[3]

@@ -17,7 +17,15 @@ __all__ = ["FILE_NAME", "SharedLibrary", "build_record", "load", "require", "why
 FILE_NAME = "libbatchnorm_native.so"
 _BUILD_RECORD = "native_build.txt"
 _ABI = 1  # BN_ABI of native/batchnorm.h
-_CALLS = ("bn_moments", "bn_normalize", "bn_grad_moments", "bn_grad_input", "bn_forward", "bn_backward")
+_CALLS = (
+    "bn_moments",
+    "bn_normalize",
+    "bn_grad_moments",
+    "bn_grad_input",
+    "bn_forward",
+    "bn_evaluate",
+    "bn_backward",
+)
 
 
 @dataclass(frozen=True)
