@@ -71,5 +71,16 @@ def test_a_step_measured_again_takes_the_place_of_the_first(tmp_path):
     append(tmp_path, [step(torch=1.1), step("MobileNetV2"), step(torch=1.3)])
     found = read_results(tmp_path).steps
     assert [(line["network"], line["ratios"]["torch"]["median"]) for line in found] == [
-        ("MobileNetV2", 1.2), ("ResNet-18", 1.3)
+        ("ResNet-18", 1.3), ("MobileNetV2", 1.2)
     ]  # fmt: skip
+
+
+def test_what_was_disturbed_is_measured_again_and_replaced(tmp_path):
+    opened = open_results(tmp_path, HEADER, ())
+    append(tmp_path, [record(waiting=0.5, torch=1.0), record(phase="evaluation")])
+    opened = open_results(tmp_path, HEADER, ())
+    assert {phase for _, phase in opened.done()} == {"evaluation"}
+    append(tmp_path, [record(waiting=0.01, torch=4.0)])
+    found = read_results(tmp_path)
+    assert [line["ratios"]["torch"]["median"] for line in found.cases] == [4.0, 5.0]
+    assert len(found.done()) == 2

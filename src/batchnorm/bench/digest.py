@@ -68,7 +68,7 @@ def answer(results: Results) -> list[str]:
     if count:
         sentences.append(
             f"Other processes took the cores during {count} of {_counted(len(results.cases), 'measurement')}: those "
-            "numbers are unreliable."
+            "numbers are unreliable. The same command with the same --out measures them again."
         )
     if results.machine.get("backend") == "reference":
         sentences.append("The kernels are not in use here: these are the plain-torch layers.")

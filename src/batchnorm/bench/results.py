@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from batchnorm.bench.summary import is_disturbed
 from batchnorm.errors import StoreError
 
 __all__ = [
@@ -29,21 +30,30 @@ class Results:
 
     def __init__(self, lines: Iterable[Line]) -> None:
         self.header: Line = {}
-        self.cases: list[Line] = []
-        self.steps: list[Line] = []
+        self._cases: dict[tuple[str, str], Line] = {}
+        self._steps: dict[str, Line] = {}
         for line in lines:
             self.add(line)
 
     def add(self, line: Line) -> None:
-        """Take in one line."""
+        """Take in one line; what was measured again takes the place of the first."""
         kind = line.get("kind")
         if kind == "bench":
             self.header = line
         elif kind == "case":
-            self.cases.append(line)
+            self._cases[line["case"], line["phase"]] = line
         elif kind == "step":
-            # One that was measured again takes the place of the first.
-            self.steps = [step for step in self.steps if step["case"] != line["case"]] + [line]
+            self._steps[line["case"]] = line
+
+    @property
+    def cases(self) -> list[Line]:
+        """One record a case and phase."""
+        return list(self._cases.values())
+
+    @property
+    def steps(self) -> list[Line]:
+        """One record a training step."""
+        return list(self._steps.values())
 
     @property
     def machine(self) -> Line:
@@ -52,8 +62,8 @@ class Results:
         return machine
 
     def done(self) -> set[tuple[str, str]]:
-        """(case, phase) of what has been measured."""
-        return {(line["case"], line["phase"]) for line in self.cases}
+        """(case, phase) of what has been measured while the cores were free."""
+        return {key for key, line in self._cases.items() if not is_disturbed(line)}
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:

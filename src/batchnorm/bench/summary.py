@@ -6,7 +6,17 @@ from typing import Any
 
 from batchnorm.bench.harness import geometric_mean
 
-__all__ = ["DISTURBED", "GROUPS", "PHASE_NAMES", "Row", "disturbed", "median", "slowest", "summarize"]
+__all__ = [
+    "DISTURBED",
+    "GROUPS",
+    "PHASE_NAMES",
+    "Row",
+    "disturbed",
+    "is_disturbed",
+    "median",
+    "slowest",
+    "summarize",
+]
 
 # Seconds of waiting for a core in a second of measuring: quiet machines stay below 0.03, one busy neighbour gives 0.3.
 DISTURBED = 0.1
@@ -71,7 +81,12 @@ def summarize(lines: Iterable[Line]) -> list[Row]:
 
 def disturbed(lines: Iterable[Line]) -> int:
     """The measurements during which other processes took the cores."""
-    return sum(1 for line in lines if (line.get("waiting") or 0.0) > DISTURBED)
+    return sum(1 for line in lines if is_disturbed(line))
+
+
+def is_disturbed(line: Line) -> bool:
+    """Whether other processes took the cores during this measurement."""
+    return (line.get("waiting") or 0.0) > DISTURBED
 
 
 def slowest(lines: Iterable[Line], count: int) -> list[Line]:
