@@ -93,15 +93,29 @@ template <class S> BN_INLINE Mask<S> first_lanes(int n) {
   return lane < (Integer(n) - Mask<S>{});
 }
 
-// Half-precision numbers in and out of vectors of float.
+// Half-precision numbers in and out of vectors of float. Compilers split the generic conversions into many steps.
 
-BN_INLINE vfloat widen(vuint16 raw, bfloat16) { return (vfloat)(__builtin_convertvector(raw, vuint32) << 16); }
+#if BN_VECTOR_BYTES == 64
+BN_INLINE vuint32 widened(vuint16 raw) { return (vuint32)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)raw); }
+BN_INLINE vuint16 lower_halves(vuint32 v) { return (vuint16)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)v); }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE vuint32 widened(vuint16 raw) { return (vuint32)_mm256_cvtepu16_epi32((__m128i)raw); }
+BN_INLINE vuint16 lower_halves(vuint32 v) {  // of numbers below 2^16
+  __m256i packed = _mm256_packus_epi32((__m256i)v, (__m256i)v);
+  return (vuint16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+#else
+BN_INLINE vuint32 widened(vuint16 raw) { return __builtin_convertvector(raw, vuint32); }
+BN_INLINE vuint16 lower_halves(vuint32 v) { return __builtin_convertvector(v, vuint16); }
+#endif
+
+BN_INLINE vfloat widen(vuint16 raw, bfloat16) { return (vfloat)(widened(raw) << 16); }
 
 BN_INLINE vuint16 narrow(vfloat v, bfloat16) {
   vuint32 raw = (vuint32)v;
   vuint32 rounded = (raw + 0x7fffu + ((raw >> 16) & 1u)) >> 16;  // to nearest, ties to even
   vint32 is_number = v == v;
-  return __builtin_convertvector((vuint32)(is_number ? (vint32)rounded : (vint32)(0x7fc0u - vuint32{})), vuint16);
+  return lower_halves((vuint32)(is_number ? (vint32)rounded : (vint32)(0x7fc0u - vuint32{})));
 }
 
 #if BN_VECTOR_BYTES == 64
@@ -116,7 +130,7 @@ BN_INLINE vuint16 narrow(vfloat v, float16) { return (vuint16)vcvt_f16_f32((floa
 #else
 // A processor without conversions: shift the bits, and let float arithmetic do the rounding of the small numbers.
 BN_INLINE vfloat widen(vuint16 raw, float16) {
-  vuint32 wide = __builtin_convertvector(raw, vuint32);
+  vuint32 wide = widened(raw);
   vuint32 sign = (wide & 0x8000u) << 16, magnitude = (wide & 0x7fffu) << 13;
   vfloat scaled = (vfloat)magnitude * 0x1p112f;  // 2^(127 - 15): exact, subnormals included
   vint32 special = (vint32)(magnitude >= (0x7c00u << 13));
@@ -135,7 +149,7 @@ BN_INLINE vuint16 narrow(vfloat v, float16) {
   vint32 result = is_small ? (vint32)small : (vint32)normal;
   result = is_large ? (vint32)(0x7c00u - vuint32{}) : result;
   result = is_nan ? (vint32)(0x7e00u - vuint32{}) : result;
-  return __builtin_convertvector((vuint32)result | sign, vuint16);
+  return lower_halves((vuint32)result | sign);
 }
 #endif
 
@@ -223,18 +237,31 @@ template <class T, class V> BN_INLINE void store_or_stream(T *to, V v, bool past
 }
 
 // Lanes whose byte is not 0.
+#if BN_VECTOR_BYTES == 64
 BN_INLINE vint32 nonzero(const uint8_t *from, float) {
-  typedef uint8_t bytes __attribute__((vector_size(BN_VECTOR_BYTES / 4)));
-  bytes raw;
-  __builtin_memcpy(&raw, from, sizeof raw);
-  return __builtin_convertvector(raw, vint32) != 0;
+  __m128i raw = _mm_loadu_si128((const __m128i *)from);
+  return (vint32)_mm512_movm_epi32(_mm_test_epi8_mask(raw, raw));
 }
 BN_INLINE vint64 nonzero(const uint8_t *from, double) {
-  typedef uint8_t bytes __attribute__((vector_size(BN_VECTOR_BYTES / 8)));
-  bytes raw;
-  __builtin_memcpy(&raw, from, sizeof raw);
-  return __builtin_convertvector(raw, vint64) != 0;
+  __m128i raw = _mm_loadl_epi64((const __m128i *)from);
+  return (vint64)_mm512_movm_epi64(__mmask8(_mm_test_epi8_mask(raw, raw)));
 }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE vint32 nonzero(const uint8_t *from, float) {
+  return (vint32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from)) != 0;
+}
+BN_INLINE vint64 nonzero(const uint8_t *from, double) {
+  int32_t raw;
+  __builtin_memcpy(&raw, from, sizeof raw);
+  return (vint64)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(raw)) != 0;
+}
+#else
+template <class S> BN_INLINE Mask<S> nonzero(const uint8_t *from, S) {
+  Mask<S> lanes = {};
+  for (int i = 0; i < kLanes<S>; ++i) lanes[i] = from[i];
+  return lanes != 0;
+}
+#endif
 
 // A loop over n values calls its body with Whole, and once with Tail for what is left.
 struct Whole {};
