@@ -7,7 +7,7 @@ from torch import Tensor
 
 from batchnorm.activations import Activation
 from batchnorm.moments import Moments, RunningStats
-from batchnorm.ops import Affine, Backend, invstd_of, is_plain, reference, saved, select, wide_dtype
+from batchnorm.ops import Affine, Backend, invstd_of, is_plain, library, reference, saved, select, wide_dtype
 from batchnorm.ops.layout import like_input
 from batchnorm.running import track
 
@@ -83,6 +83,8 @@ def normalize_with_given(
         The output in x's dtype.
     """
     if not is_plain(x, affine.weight, affine.bias, affine.residual, mean, var):
+        if library.serves(x, affine):
+            return library.evaluate(x, mean, var, affine, eps, channel_dim)[0]
         mean, invstd = mean.detach(), invstd_of(var.detach(), x, eps)
         return like_input(x, reference.normalize(x, mean, invstd, affine, channel_dim))
     call = _Call(select(x, affine), affine, eps, channel_dim)
@@ -91,6 +93,9 @@ def normalize_with_given(
 
 
 def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
+    if library.serves(x, affine):
+        output, rows = library.forward(x, affine, eps, channel_dim)
+        return output, saved.moments_of(rows.detach(), x, affine.mask is not None)
     batch = reference.moments(x, affine.mask, channel_dim)
     output = reference.normalize(x, batch.mean, invstd_of(batch.var, x, eps), affine, channel_dim)
     count = batch.count.detach() if isinstance(batch.count, Tensor) else batch.count

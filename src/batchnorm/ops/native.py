@@ -165,7 +165,7 @@ def forward(
         momentum=0.0 if momentum is None else momentum,
         flags=_CUMULATIVE if momentum is None and counter is not None else 0,
     )
-    torch._C._increment_version(running if counter is not None else running[:2])
+    torch._C._increment_version([buffer for buffer in running if buffer is not None])
     return output, rows
 
 

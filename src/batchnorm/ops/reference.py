@@ -267,8 +267,9 @@ def backward(
 ) -> Gradients:
     """The gradients that are needed, that of the residual in compute dtype.
 
-    `needs` begins with whether those of x, weight, bias and residual are. `parameter_dtype` is that of weight and bias. `output` is the forward's, where it was kept in place of the
-    residual: of a relu it says all that its backward asks.
+    `needs` begins with whether those of x, weight, bias and residual are. `parameter_dtype` is that of weight and
+    bias. `output` is the forward's, where it was kept in place of the residual: of a relu it says all that its
+    backward asks.
     """
     if output is not None:
         grad_output = torch.where(output <= 0, 0.0, grad_output)
