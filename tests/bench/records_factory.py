@@ -42,6 +42,7 @@ def record(
     torch=5.0,
     copy=0.9,
     waiting=0.01,
+    not_run=None,
     **others,
 ):
     """One record; the numbers are ratios to ours, `copy` that of all the copies together."""
@@ -51,7 +52,7 @@ def record(
     times |= {"warm_copy": [copy * 5e-4 / bound] * 5} | {
         name: [value * 1e-3] * 5 for name, value in others.items()
     }
-    return _record(case, phase, times, waiting, {})
+    return _record(case, phase, times, waiting, not_run or {})
 
 
 def step(network="ResNet-18", torch=1.2):

@@ -71,6 +71,13 @@ def test_the_page_shows_the_same_and_asks_the_network_for_nothing(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["bench.html"]
 
 
+def test_what_did_not_run_is_told_with_its_reason():
+    reason = {"torch_compiled": "RuntimeError: no C++ compiler"}
+    file = results(record(not_run=reason), record(phase="evaluation", not_run=reason))
+    assert not_run(file) == ["torch compiled: RuntimeError: no C++ compiler"]
+    assert render(file).count("Not run: torch compiled: RuntimeError: no C++ compiler") == 1
+
+
 def test_every_link_of_the_contents_has_its_section():
     page = render(FILE)
     links = re.findall(r'<li><a href="#([\w-]+)"', page)

@@ -116,9 +116,13 @@ def test_threads_are_set_for_the_run_and_restored():
     import torch
 
     before = torch.get_num_threads()
-    found = bench(*TINY, "--act", "none", "--threads", "1", "--json")
-    assert json.loads(found.stdout)["machine"]["threads"] == 1
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        found = bench(*TINY, "--act", "none", "--threads", "1", "--json")
+        assert json.loads(found.stdout)["machine"]["threads"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 BAD = [
