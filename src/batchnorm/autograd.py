@@ -7,7 +7,18 @@ from torch import Tensor
 
 from batchnorm.activations import Activation
 from batchnorm.moments import Moments, RunningStats
-from batchnorm.ops import Affine, Backend, invstd_of, is_plain, library, reference, saved, select, wide_dtype
+from batchnorm.ops import (
+    Affine,
+    Backend,
+    invstd_of,
+    is_batched,
+    is_plain,
+    library,
+    reference,
+    saved,
+    select,
+    wide_dtype,
+)
 from batchnorm.ops.layout import like_input
 from batchnorm.running import track
 
@@ -190,7 +201,7 @@ class _Normalize(torch.autograd.Function):
         output, residual = (second, None) if call.keeps_output else (None, second)
         affine = Affine(weight, bias, residual, call.act, mask)
         # The forward's backend, unless something watches or batches this backward.
-        backend = call.backend if is_plain(grad_output, x) else reference
+        backend = call.backend if is_plain(grad_output, x) and not is_batched(grad_output) else reference
         grads = backend.backward(
             grad_output,
             x,

@@ -20,7 +20,7 @@ specification and what second derivatives go through.
 """
 
 from batchnorm.ops.choice import Backend, backend, select
-from batchnorm.ops.eager import in_function_transform, is_plain
+from batchnorm.ops.eager import in_function_transform, is_batched, is_plain
 from batchnorm.ops.reference import Affine, invstd_of, wide_dtype
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "backend",
     "in_function_transform",
     "invstd_of",
+    "is_batched",
     "is_plain",
     "select",
     "wide_dtype",

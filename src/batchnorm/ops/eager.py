@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["in_function_transform", "is_plain"]
+__all__ = ["in_function_transform", "is_batched", "is_plain"]
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -13,6 +13,12 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 def in_function_transform() -> bool:
     """Whether a torch.func transform (vmap, grad, jvp, ...) is running."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_batched(grad_output: Tensor) -> bool:
+    """Whether this is what `torch.autograd.grad(..., is_grads_batched=True)` passes: a Tensor without memory of its own."""
+    batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad_output)
+    return batched
 
 
 def is_plain(*tensors: Tensor | None) -> bool:

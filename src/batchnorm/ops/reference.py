@@ -283,7 +283,7 @@ def backward(
         grads[1] = (sum_dy_xmu * invstd).to(parameter_dtype) if need_weight else None
         grads[2] = sum_dy.to(parameter_dtype) if need_bias else None
         if saved.is_from_batch(rows):
-            count = rows[3].clamp(min=1)
+            count = rows[3, 0].clamp(min=1)
             means = (sum_dy / count, sum_dy_xmu / count)
     if need_x or need_residual:
         grad_x, grad_z = grad_input(grad_output, x, mean, invstd, affine, channel_dim, means)
