@@ -2,7 +2,7 @@
 
 from batchnorm.bench.cases import Case, copies
 from batchnorm.bench.results import Results
-from batchnorm.bench.run import _record
+from batchnorm.bench.single import record as as_record
 
 MACHINE = {
     "cpu": "Example CPU",
@@ -52,7 +52,7 @@ def record(
     times |= {"warm_copy": [copy * 5e-4 / bound] * 5} | {
         name: [value * 1e-3] * 5 for name, value in others.items()
     }
-    return _record(case, phase, times, waiting, not_run or {})
+    return as_record(case, phase, times, waiting, not_run or {})
 
 
 def step(network="ResNet-18", torch=1.2):

@@ -4,8 +4,9 @@ import torch
 from batchnorm.bench.candidates import Disagreement, Workbench
 from batchnorm.bench.cases import PHASES, Case
 from batchnorm.bench.harness import Effort
-from batchnorm.bench.run import ATTEMPTS, measure, measure_case, undisturbed
+from batchnorm.bench.run import measure
 from batchnorm.bench.settings import ACTIVATIONS
+from batchnorm.bench.single import ATTEMPTS, measure_case, undisturbed
 from batchnorm.bench.waiting import waited
 
 FAST = Effort(block=1e-6, budget=0, least=2, most=2)
