@@ -55,7 +55,8 @@ def test_no_second_pool_appears(native) -> None:
     before = tasks(), openmp.loaded_runtimes()
     with bn.backend("native"):
         step()
-    print(json.dumps({"before": before, "after": (tasks(), openmp.loaded_runtimes()), "threads": torch.get_num_threads()}))
+    after = tasks(), openmp.loaded_runtimes()
+    print(json.dumps({"before": before, "after": after, "threads": torch.get_num_threads()}))
     """
     )
     assert found["threads"] == 2

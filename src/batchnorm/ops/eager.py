@@ -16,7 +16,7 @@ def in_function_transform() -> bool:
 
 
 def is_batched(grad_output: Tensor) -> bool:
-    """Whether this is what `torch.autograd.grad(..., is_grads_batched=True)` passes: a Tensor without memory of its own."""
+    """Whether `torch.autograd.grad(..., is_grads_batched=True)` passed this: a Tensor without memory of its own."""
     batched: bool = torch._C._functorch.is_legacy_batchedtensor(grad_output)
     return batched
 
