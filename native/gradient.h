@@ -27,6 +27,8 @@ BN_INLINE V grad_pre_activation(V grad, V x, V second, V high, V scale, V shift,
 }
 
 template <class Act, bool kSecond> constexpr bool kReadsSecond = kSecond && Act::kNeedsInput;
+// Without an activation the kernels do not hear of the residual, which may have a gradient all the same.
+template <class Act, bool kSecond> constexpr bool kHasResidual = kSecond || !Act::kNeedsInput;
 
 // Sums of dy and dy * xhat.
 template <class T, class Act, bool kSecond>
@@ -40,7 +42,7 @@ static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, co
   const V shift = splat(numbers.shift[channel]), invstd = splat(numbers.invstd[channel]);
   const V offset = splat(numbers.offset[channel]);
   return sum_runs<S, Act::kCheap>(runs, mask, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
-    V value = load(x + at, lanes, high), grad = load(grad_output + at, lanes, V{});
+    V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
     V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
     V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
     V xhat = fma(value - high, invstd, offset);
@@ -71,7 +73,7 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
     const int64_t from = run * runs.stride;
     for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const int64_t at = from + i;
-      V value = load(x + at, lanes, high), grad = load(grad_output + at, lanes, V{});
+      V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
       V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
       V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
       V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
@@ -81,7 +83,7 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
         dy = select(keep, dy, V{});
         dx = select(keep, dx, V{});
       }
-      if (grad_residual) store(grad_residual + at, dy, lanes, past);
+      if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + at, dy, lanes, past);
       if (grad_x) store(grad_x + at, dx, lanes, past);
     });
   }
@@ -96,7 +98,7 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
                                                       Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const bool past = numbers.past_caches;
+  const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
   auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
     for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
@@ -105,11 +107,11 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
       const V base = load(numbers.base + at + i, lanes, V{});
       for (int k = 0; k < decltype(count)::value; ++k) {
         const int64_t from = (row + k) * stride + i;
-        V value = load(x + from, lanes, high), grad = load(grad_output + from, lanes, V{});
+        V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
         V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
         V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-        V xhat = numbers.through_statistics ? fma(value - high, invstd, offset) : V{};
-        if (grad_residual) store(grad_residual + from, dy, lanes, past);
+        V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
+        if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + from, dy, lanes, past);
         if (grad_x) store(grad_x + from, fma(fma(xhat, slope, dy), scale, base), lanes, past);
       }
     });

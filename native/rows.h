@@ -84,7 +84,7 @@ static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, co
               [&](int64_t row, int64_t i, auto lanes, V &a, V &b) __attribute__((always_inline)) {
                 const int64_t from = row * stride + i;
                 const V high = load(numbers.high + at + i, lanes, V{});
-                V value = load(x + from, lanes, high), grad = load(grad_output + from, lanes, V{});
+                V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
                 V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
                 V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high,
                                                          load(numbers.scale + at + i, lanes, V{}),
