@@ -59,9 +59,35 @@ static PartialMoments moments_of_channel(const bn_call &call, const Part &part, 
   return verdict == Verdict::out_of_range ? wide_moments<T>(call, channel, part) : result;
 }
 
+constexpr int64_t kLongRun = 1024;  // bytes
+
+// With given statistics nothing holds a channel together: long runs are taken in the order of memory.
+template <class T> static int normalize_in_order(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
+  using S = Compute<T>;
+  Scratch scratch(Numbers<S>::bytes(call.channels));
+  if (!scratch.memory()) return -1;
+  Pieces pieces(scratch.memory());
+  Numbers<S> numbers(pieces, call.channels);
+  numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+  for (int64_t c = 0; c < call.channels; ++c) numbers.set(call, c, c, call.mean[c], call.invstd[c]);
+  const Runs run = {1, call.inner, 0, 0};
+  on_team(useful_threads(call), [&](int thread, int threads) {
+    const int64_t runs = call.outer * call.channels;
+    for (int64_t at = share(runs, thread, threads); at < share(runs, thread + 1, threads); ++at) {
+      const int64_t from = at * call.inner, channel = at % call.channels;
+      kernels.runs((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
+                   call.mask ? call.mask + at / call.channels * call.inner : nullptr, (T *)call.output + from, run,
+                   numbers, channel, S(call.act_parameter));
+    }
+  });
+  return 0;
+}
+
 template <class T> static int forward_planes(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
+  if (!steps.statistics && call.inner * int64_t(sizeof(T)) >= kLongRun && call.outer * call.channels >= 4 * asked)
+    return normalize_in_order<T>(call, steps, kernels);
   const Split split = planes_split(call, asked);
   const bool alone = split == Split::channels;  // no other thread has values of this one's channels
   const int64_t width = alone ? 1 : call.channels, each = Numbers<S>::bytes(width);
