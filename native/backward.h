@@ -43,6 +43,7 @@ static inline Sums given_sums(const bn_call &call, int64_t channel) {
 }
 
 static inline double values_of_channel(const bn_call &call) {
+  if (!(call.flags & BN_BATCH_STATISTICS)) return 1;  // nothing is divided, and there may be no count to read
   if (call.count) return *call.count;
   return double(valid_positions(call, Part{0, call.channels, 0, call.outer, 0, call.inner}));
 }

@@ -1,8 +1,9 @@
 /* The C interface of the CPU kernels: raw pointers and sizes, no PyTorch.
  *
  * Every function takes one `bn_call`, so that a caller packs one block of bytes instead of converting thirty
- * arguments, and returns 0, or -1 if a code in it is unknown or memory for scratch is missing. Tensors are dense
- * and seen as (outer, channels, inner): NCHW is (N, C, H*W), channels_last is (N*H*W, C, 1).
+ * arguments, and returns 0, or -1 if a code in it is unknown, x or grad_output is NULL where it is read, or memory
+ * for scratch is missing. Tensors are dense and seen as (outer, channels, inner): NCHW is (N, C, H*W), channels_last
+ * is (N*H*W, C, 1).
  */
 #ifndef BATCHNORM_H
 #define BATCHNORM_H
@@ -86,7 +87,7 @@ int bn_use_isa(const char *name);
 /* Names of the instruction sets in this build that this processor has, best first, separated by commas. */
 const char *bn_isas(void);
 int bn_abi(void);
-/* Path-free description of the OpenMP runtime that a parallel region of ours runs in: its thread limit. */
+/* How many threads the OpenMP runtime would give a parallel region that does not ask for a number. */
 int bn_max_threads(void);
 /* Ask the kernel to back `bytes` from `address` with huge pages; returns 0, or -1 where that does not exist. */
 int bn_advise_huge_pages(void *address, int64_t bytes);

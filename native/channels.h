@@ -64,9 +64,10 @@ template <class S> struct Numbers {
     high[at] = S(mean);
     double low = is_finite(mean) ? mean - double(high[at]) : 0.0;
     scale[at] = S(invstd_of_channel * weight);
-    shift[at] = S(bias - low * (invstd_of_channel * weight));
     invstd[at] = S(invstd_of_channel);
-    offset[at] = S(-low * invstd_of_channel);
+    // invstd may be infinite (evaluation, var and eps 0), and 0 times that NaN.
+    shift[at] = S(low == 0 ? bias : bias - low * (invstd_of_channel * weight));
+    offset[at] = S(low == 0 ? 0.0 : -low * invstd_of_channel);
   }
   void set_gradient(int64_t at, double mean_dy, double mean_dy_xhat, double wide_scale) {
     slope[at] = S(-mean_dy_xhat);
