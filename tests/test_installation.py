@@ -25,7 +25,8 @@ def test_it_names_versions_and_what_serves() -> None:
         assert found.isa in found.isas
         assert found.library == "libbatchnorm_native.so"
         assert found.max_threads >= 1
-        assert len(found.openmp) == 1
+        # Other tests of this process load a library that brings a second one; tests/packaging counts in a process alone.
+        assert any("torch" in runtime for runtime in found.openmp)
     with bn.backend("reference"):
         assert bn.env().backend == "reference"
 
@@ -41,7 +42,7 @@ def test_a_forked_process_is_warned_about(monkeypatch) -> None:
     monkeypatch.setattr(PROCESS, "forked", True)
     found = bn.env()
     assert found.threads == 1
-    assert "forked" in found.warnings[0]
+    assert any("forked" in warning for warning in found.warnings)
 
 
 def test_what_was_found_cannot_be_changed() -> None:
