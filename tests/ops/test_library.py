@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 import batchnorm as bn
 from batchnorm.ops import library  # noqa: F401  (defines torch.ops.batchnorm)
 
-ACTS = ["", "relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "hardswish", "elu"]
+ACTS = ["relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "hardswish", "elu"]
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
@@ -71,6 +73,36 @@ def test_a_compiled_layer_is_one_operator_and_gives_the_eager_result(
         compiled.append(len(graphs))
     assert compiled[0] == compiled[1]
     assert f"batchnorm.{'forward' if training else 'evaluate'}" in operators(graphs)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("act", ACTS)
+def test_every_activation_compiles_to_the_eager_result(native, act, residual) -> None:
+    torch._dynamo.reset()
+    eager, layer = bn.BatchNorm1d(6), bn.BatchNorm1d(6)
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    found = []
+    for each, module in ((eager, eager), (run, layer)):
+        x = (2 * randn(9, 6)).requires_grad_()
+        other = [randn(9, 6, seed=1).requires_grad_()] if residual else []
+        out = each(x, *other, act=act)
+        grads = torch.autograd.grad(out, [x, *other, *module.parameters()], randn(9, 6, seed=2))
+        found.append([out, *grads, *module.buffers()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_a_compiled_graph_holds_no_operator_with_an_autograd_kernel(native) -> None:
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
+    torch.compile(bn.BatchNorm1d(3), backend=backend)(randn(5, 3).requires_grad_()).sum().backward()
+    ours = {name for name in operators(graphs) if name.startswith("batchnorm.")}
+    assert ours == {"batchnorm._forward.default", "batchnorm._backward.default"}
 
 
 def test_the_reference_is_compiled_where_it_was_asked_for(native) -> None:

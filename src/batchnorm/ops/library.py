@@ -4,6 +4,7 @@ A ctypes call cannot be traced, and tracing the reference gives a graph several 
 operators change nothing in place: running statistics move by traced torch code, from the numbers returned.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -20,14 +21,20 @@ __all__ = ["evaluate", "forward", "serves"]
 
 _LIBRARY = torch.library.Library("batchnorm", "DEF")
 _AFFINE = "Tensor? weight, Tensor? bias, Tensor? second, Tensor? mask, str act, float act_parameter"
-_LIBRARY.define(f"forward(Tensor x, {_AFFINE}, float eps, int channel_dim) -> (Tensor, Tensor)")
+# What begins with _ has no autograd kernel: it is what stays in a compiled graph, where every kernel costs time.
+for _prefix in ("", "_"):
+    _LIBRARY.define(f"{_prefix}forward(Tensor x, {_AFFINE}, float eps, int channel_dim) -> (Tensor, Tensor)")
+    _LIBRARY.define(
+        f"{_prefix}evaluate(Tensor x, Tensor mean, Tensor var, {_AFFINE}, float eps, int channel_dim) "
+        "-> (Tensor, Tensor)"
+    )
 _LIBRARY.define(
-    f"evaluate(Tensor x, Tensor mean, Tensor var, {_AFFINE}, float eps, int channel_dim) -> (Tensor, Tensor)"
-)
-_LIBRARY.define(
-    f"backward(Tensor grad_output, Tensor x, Tensor rows, {_AFFINE}, int channel_dim, bool of_output, bool[] needs, "
+    f"_backward(Tensor grad_output, Tensor x, Tensor rows, {_AFFINE}, int channel_dim, bool of_output, int needs, "
     "ScalarType parameter_dtype) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+
+# The sets of gradients that a backward may be asked for, of x, weight, bias and residual; operators pass the index.
+_NEEDS = tuple(itertools.product((False, True), repeat=4))
 
 
 def serves(x: Tensor, affine: Affine) -> bool:
@@ -89,29 +96,29 @@ def _affine(
 
 
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *affine, eps, channel_dim = rest
-    output, rows = native.forward(x, _affine(*affine), eps, channel_dim)
+    output, rows = native.forward(x, _affine(*rest[:6]), *rest[6:])
     rows[-1, 1:].zero_()  # what an operator returns may not depend on what was in memory
     return output, rows
 
 
 def _evaluate(x: Tensor, mean: Tensor, var: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *affine, eps, channel_dim = rest
-    return native.evaluate(x, mean, var, _affine(*affine), eps, channel_dim)
+    return native.evaluate(x, mean, var, _affine(*rest[:6]), *rest[6:])
 
 
 def _backward(grad_output: Tensor, x: Tensor, rows: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *affine, channel_dim, of_output, needs, parameter_dtype = rest
-    given = _affine(*affine)
-    output = given.residual if of_output else None
-    grads = native.backward(grad_output, x, rows, given, channel_dim, needs, parameter_dtype, output)
-    return tuple(_returned(grad, grad_output, x) for grad in grads)
-
-
-def _returned(grad: Tensor | None, grad_output: Tensor, x: Tensor) -> Tensor:
-    if grad is None:
-        return x.new_empty(0)
-    return grad.clone() if grad is grad_output else grad  # an operator's output may be none of its inputs
+    channel_dim, of_output, needs, parameter_dtype = rest[6:]
+    output = rest[2] if of_output else None
+    of_x, of_weight, of_bias, of_residual = native.backward(
+        grad_output, x, rows, _affine(*rest[:6]), channel_dim, _NEEDS[needs], parameter_dtype, output
+    )
+    if of_residual is grad_output:  # an operator's output may be none of its inputs
+        of_residual = grad_output.clone()
+    return (
+        x.new_empty(0) if of_x is None else of_x,
+        x.new_empty(0) if of_weight is None else of_weight,
+        x.new_empty(0) if of_bias is None else of_bias,
+        x.new_empty(0) if of_residual is None else of_residual,
+    )
 
 
 def _empty_output(x: Tensor) -> Tensor:
@@ -127,7 +134,8 @@ def _fake_evaluate(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_backward(_grad_output: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *_, channel_dim, _, needs, parameter_dtype = rest
+    *_, channel_dim, _, which, parameter_dtype = rest
+    needs = _NEEDS[which]
     channels = x.size(channel_dim)
     return (
         _empty_output(x) if needs[0] else x.new_empty(0),
@@ -145,28 +153,53 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(given[0], output[1], weight, bias if act and not of_output else None, second, mask)
     kind = weight if weight is not None else bias
     ctx.how = act, parameter, channel_dim, of_output, given[0].dtype if kind is None else kind.dtype
-    ctx.set_materialize_grads(True)
+    ctx.mark_non_differentiable(output[1])
 
 
-def _gradients(ctx: Any, grad_output: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+def _gradients(ctx: Any, grad_output: Tensor, _of_rows: Tensor | None) -> tuple[Any, ...]:
     act, parameter, channel_dim, of_output, parameter_dtype = ctx.how
     x, rows, weight, bias, second, mask = ctx.saved_tensors
     given = ctx.given
-    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1 + given : 4 + given]]
+    _, *wanted = ctx.needs_input_grad
+    needs = (wanted[0], *wanted[1 + given : 4 + given])
     affine = weight, bias, second, mask, act, parameter
-    grads = torch.ops.batchnorm.backward(
-        grad_output, x, rows, *affine, channel_dim, of_output, needs, parameter_dtype
+    grads = torch.ops.batchnorm._backward(
+        grad_output, x, rows, *affine, channel_dim, of_output, _NEEDS.index(needs), parameter_dtype
     )
     of_x, *others = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return of_x, *(None,) * given, *others, *(None,) * 5
 
 
+class _Differentiable(torch.autograd.Function):
+    """What AOTAutograd traces in place of `forward` and `evaluate`."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output: tuple[Tensor, Tensor] = operator(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return None, *_gradients(ctx, *grads)
+
+
+def _differentiable_forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _Differentiable.apply(torch.ops.batchnorm._forward.default, *inputs)
+    return result
+
+
+def _differentiable_evaluate(*inputs: Any) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _Differentiable.apply(torch.ops.batchnorm._evaluate.default, *inputs)
+    return result
+
+
 for _name, _kernel, _fake in (
-    ("forward", _forward, _fake_forward),
-    ("evaluate", _evaluate, _fake_evaluate),
-    ("backward", _backward, _fake_backward),
+    ("_forward", _forward, _fake_forward),
+    ("_evaluate", _evaluate, _fake_evaluate),
+    ("_backward", _backward, _fake_backward),
 ):
     _LIBRARY.impl(_name, _kernel, "CPU")
     torch.library.register_fake(f"batchnorm::{_name}", _fake, lib=_LIBRARY)
-for _name in ("forward", "evaluate"):
-    torch.library.register_autograd(f"batchnorm::{_name}", _gradients, setup_context=_save, lib=_LIBRARY)
+_LIBRARY.impl("forward", _differentiable_forward, "CompositeImplicitAutograd")
+_LIBRARY.impl("evaluate", _differentiable_evaluate, "CompositeImplicitAutograd")
