@@ -83,7 +83,8 @@ def test_every_activation_compiles_to_the_eager_result(native, act, residual) ->
     run = torch.compile(layer, fullgraph=True, backend="aot_eager")
     found = []
     for each, module in ((eager, eager), (run, layer)):
-        x = (2 * randn(9, 6)).requires_grad_()
+        torch.nn.init.constant_(module.weight, 5.0)  # so that values go beyond relu6's upper end
+        x = randn(9, 6).requires_grad_()
         other = [randn(9, 6, seed=1).requires_grad_()] if residual else []
         out = each(x, *other, act=act)
         grads = torch.autograd.grad(out, [x, *other, *module.parameters()], randn(9, 6, seed=2))
