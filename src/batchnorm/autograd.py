@@ -10,10 +10,12 @@ from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import (
     Affine,
     Backend,
+    direct,
     invstd_of,
     is_batched,
     is_plain,
     library,
+    native,
     reference,
     saved,
     select,
@@ -22,7 +24,7 @@ from batchnorm.ops import (
 from batchnorm.ops.layout import like_input
 from batchnorm.running import track
 
-__all__ = ["normalize_and_track", "normalize_with_batch", "normalize_with_given"]
+__all__ = ["normalize_and_track", "normalize_directly", "normalize_with_batch", "normalize_with_given"]
 
 
 def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
@@ -39,7 +41,7 @@ def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int
     """
     if not is_plain(x, affine.weight, affine.bias, affine.residual):
         return _traceable(x, affine, eps, channel_dim)
-    call = _Call(select(x, affine), affine, eps, channel_dim)
+    call = _Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
     output = _run(x, affine, call)
     return output, saved.moments_of(call.rows, x, affine.mask is not None)
 
@@ -67,7 +69,7 @@ def normalize_and_track(
         if any(buffer is not None for buffer in running):
             track(running, batch, momentum)
         return output
-    call = _Call(select(x, affine), affine, eps, channel_dim)
+    call = _Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
     if call.backend.moves(running):
         call.running, call.momentum = running, momentum
         return _run(x, affine, call)
@@ -75,6 +77,37 @@ def normalize_and_track(
     if any(buffer is not None for buffer in running):
         track(running, saved.moments_of(call.rows, x, affine.mask is not None), momentum)
     return output
+
+
+def normalize_directly(
+    x: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: Activation | None,
+    running: RunningStats,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor | None:
+    """What `functional.normalize_and_track` gives for these unchecked arguments, channels in dimension 1, or None.
+
+    None says that the call is not one of the common ones that `ops.direct` takes, and that nothing has happened.
+    """
+    mean, var, counter = running
+    if training:
+        done = direct.forward(x, weight, bias, residual, act, mean, var, counter, momentum, eps)
+    else:
+        done = direct.evaluate(x, weight, bias, residual, act, mean, var, eps)
+    if done is None:
+        return None
+    output, rows = done
+    if not _is_differentiated(x, weight, bias, residual):
+        return output
+    call = _Call(native, act, None, eps, 1)
+    call.output, call.rows = output, rows
+    result: Tensor = _apply_direct(x, weight, bias, residual, call)
+    return result
 
 
 def normalize_with_given(
@@ -98,7 +131,7 @@ def normalize_with_given(
             return library.evaluate(x, mean, var, affine, eps, channel_dim)[0]
         mean, invstd = mean.detach(), invstd_of(var.detach(), x, eps)
         return like_input(x, reference.normalize(x, mean, invstd, affine, channel_dim))
-    call = _Call(select(x, affine), affine, eps, channel_dim)
+    call = _Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
     call.given = (mean, var)
     return _run(x, affine, call)
 
@@ -125,19 +158,23 @@ class _Call:
         "keeps_output",
         "mask",
         "momentum",
+        "output",
         "parameter_dtype",
         "rows",
         "running",
     )
 
     rows: Tensor  # see ops/saved.py
+    output: Tensor  # of a forward that has run
     keeps_output: bool
     parameter_dtype: torch.dtype | None
 
-    def __init__(self, backend: Backend, affine: Affine, eps: float, channel_dim: int) -> None:
+    def __init__(
+        self, backend: Backend, act: Activation | None, mask: Tensor | None, eps: float, channel_dim: int
+    ) -> None:
         self.backend = backend
-        self.act: Activation | None = affine.act
-        self.mask: Tensor | None = affine.mask
+        self.act = act
+        self.mask = mask
         self.eps = eps
         self.channel_dim = channel_dim
         self.given: tuple[Tensor, Tensor] | None = None
@@ -156,15 +193,21 @@ class _Call:
 
 def _run(x: Tensor, affine: Affine, call: _Call) -> Tensor:
     weight, bias, residual, _, _ = affine
-    if torch.is_grad_enabled() and (
+    if _is_differentiated(x, weight, bias, residual):
+        output: Tensor = _apply(x, weight, bias, residual, call)
+        return output
+    return call.run(x, affine)
+
+
+def _is_differentiated(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+) -> bool:
+    return torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
-    ):
-        output: Tensor = _apply(x, weight, bias, residual, call)
-        return output
-    return call.run(x, affine)
+    )
 
 
 class _Normalize(torch.autograd.Function):
@@ -177,19 +220,8 @@ class _Normalize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: _Call
     ) -> Tensor:
-        act, mask = call.act, call.mask
-        output = call.run(x, Affine(weight, bias, residual, act, mask))
-        parameter = bias if weight is None else weight
-        call.parameter_dtype = None if parameter is None else parameter.dtype
-        call.keeps_output = act is not None and residual is not None and act.name == "relu"
-        if act is None:
-            ctx.save_for_backward(x, weight, None, None, mask)
-        elif call.keeps_output:
-            ctx.save_for_backward(x, weight, None, output, mask)
-        else:
-            ctx.save_for_backward(x, weight, bias, residual, mask)
-        call.mask = call.given = call.running = None  # only what is saved stays alive
-        ctx.call = call
+        output = call.run(x, Affine(weight, bias, residual, call.act, call.mask))
+        _keep(ctx, x, weight, bias, residual, output, call)
         return output
 
     @staticmethod
@@ -217,6 +249,65 @@ class _Normalize(torch.autograd.Function):
 
 # `Function.apply` without what it does for functorch: only plain tensors come here, outside of transforms.
 _apply = super(torch.autograd.Function, _Normalize).apply
+
+
+class _Direct(_Normalize):
+    """The same around an output that `ops.direct` has computed, and asks it for the backward too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: _Call
+    ) -> Tensor:
+        output = call.output
+        del call.output
+        _keep(ctx, x, weight, bias, residual, output, call)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            x, weight, bias, second, _ = ctx.saved_tensors
+            call = ctx.call
+            grads = direct.backward(
+                grad_output,
+                x,
+                call.rows,
+                weight,
+                bias,
+                second,
+                call.act,
+                call.keeps_output,
+                ctx.needs_input_grad,
+            )
+            if grads is not None:
+                return *grads, None
+        return _Normalize.backward(ctx, grad_output)
+
+
+_apply_direct = super(torch.autograd.Function, _Direct).apply
+
+
+def _keep(
+    ctx: Any,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    output: Tensor,
+    call: _Call,
+) -> None:
+    act, mask = call.act, call.mask
+    parameter = bias if weight is None else weight
+    call.parameter_dtype = None if parameter is None else parameter.dtype
+    call.keeps_output = act is not None and residual is not None and act.name == "relu"
+    if act is None:
+        ctx.save_for_backward(x, weight, None, None, mask)
+    elif call.keeps_output:
+        ctx.save_for_backward(x, weight, None, output, mask)
+    else:
+        ctx.save_for_backward(x, weight, bias, residual, mask)
+    call.mask = call.given = call.running = None  # only what is saved stays alive
+    ctx.call = call
 
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from batchnorm.activations import ActivationLike, resolve
 from batchnorm.arguments import mask_of_lengths
+from batchnorm.autograd import normalize_directly
 from batchnorm.errors import ArgumentError, DimensionError, TransformError
 from batchnorm.functional import normalize_and_track
 from batchnorm.moments import UNTRACKED, RunningStats
@@ -92,7 +93,14 @@ class TrackedNorm(_NormBase):
         else:
             stats = RunningStats(running_mean, running_var)
             training = running_mean is None and running_var is None
-        affine = Affine(weight, bias, residual, resolve(act), mask)
+        act = resolve(act)
+        if mask is None and self._channel_dim == 1:
+            output = normalize_directly(
+                input, weight, bias, residual, act, stats, training, self.momentum, self.eps
+            )
+            if output is not None:
+                return output
+        affine = Affine(weight, bias, residual, act, mask)
         return normalize_and_track(input, stats, affine, training, self.momentum, self.eps, self._channel_dim)
 
     def _forward_packed(
@@ -128,6 +136,8 @@ class TrackedNorm(_NormBase):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer; to torch.fx it is a leaf, as torch's own layers are: one node, hooks, state and mode kept."""
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            return super().__call__(args[0])
         proxy = None
         for value in (*args, *kwargs.values()):
             if isinstance(value, Proxy):

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["in_function_transform", "is_batched", "is_plain"]
+__all__ = ["in_function_transform", "is_batched", "is_eager", "is_plain"]
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -30,6 +30,11 @@ def is_plain(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is not None and type(tensor) not in _PLAIN_TYPES:
             return False
+    return is_eager()
+
+
+def is_eager() -> bool:
+    """Whether nothing traces, transforms or watches the operators that run now."""
     return (
         not torch.compiler.is_compiling()
         and not in_function_transform()

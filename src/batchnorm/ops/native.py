@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from batchnorm.activations import Activation
 from batchnorm.errors import BackendError
 from batchnorm.moments import UNTRACKED, Moments, RunningStats
 from batchnorm.ops import reference, saved
@@ -15,6 +16,7 @@ from batchnorm.ops.reference import Affine, Gradients
 from batchnorm.ops.shared_library import require
 
 __all__ = [
+    "BATCH_STATISTICS",
     "CALL",
     "HUGE_OUTPUT_BYTES",
     "backward",
@@ -25,6 +27,7 @@ __all__ = [
     "moments",
     "moves",
     "normalize",
+    "run",
     "serves",
 ]
 
@@ -32,11 +35,12 @@ __all__ = [
 HUGE_OUTPUT_BYTES = 32 * 2**20
 
 CALL = struct.Struct("@3q19P3d6i")  # bn_call
+_pack = CALL.pack
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _ACTS = ("relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "hardswish", "elu")
 _ACT_CODES = {name: code for code, name in enumerate(_ACTS, start=1)}
 _RELU_OF_OUTPUT = 9
-_BATCH_STATISTICS, _CUMULATIVE = 1, 2
+BATCH_STATISTICS, _CUMULATIVE = 1, 2
 
 
 def serves(x: Tensor, affine: Affine) -> bool:
@@ -132,7 +136,7 @@ def grad_input(
         output=grad_x,
         grad_residual=grad_residual,
         sums=sums,
-        flags=0 if means is None else _BATCH_STATISTICS,
+        flags=0 if means is None else BATCH_STATISTICS,
     )
     return grad_x, grad_residual
 
@@ -215,7 +219,7 @@ def backward(
         grad_weight=grad_weight,
         grad_bias=grad_bias,
         parameter_dtype=parameter_dtype,
-        flags=_BATCH_STATISTICS if saved.is_from_batch(rows) else 0,
+        flags=BATCH_STATISTICS if saved.is_from_batch(rows) else 0,
     )
     return grad_x, grad_weight, grad_bias, grad_output if need_residual and not changed else grad_residual
 
@@ -240,7 +244,7 @@ def _call(
     momentum: float = 0.0,
     flags: int = 0,
 ) -> None:
-    """Pack one bn_call and run it; the names here keep every tensor alive until it returns."""
+    """Run a kernel on copies of what does not lie as x does; the names here keep them alive until it returns."""
     x, form, outer, channels, inner = seen
     weight, bias, _, act, mask = affine
     if weight is not None:
@@ -256,10 +260,67 @@ def _call(
     if parameter_dtype is None:
         given = weight if weight is not None else bias
         parameter_dtype = torch.float32 if given is None else given.dtype
+    run(
+        name,
+        outer,
+        channels,
+        inner,
+        x,
+        second,
+        grad_output,
+        mask,
+        weight,
+        bias,
+        output,
+        grad_residual,
+        rows,
+        sums,
+        grad_weight,
+        grad_bias,
+        running,
+        eps,
+        momentum,
+        act,
+        of_output,
+        parameter_dtype,
+        flags,
+    )
+
+
+def run(
+    name: str,
+    outer: int,
+    channels: int,
+    inner: int,
+    x: Tensor,
+    second: Tensor | None,
+    grad_output: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    output: Tensor | None,
+    grad_residual: Tensor | None,
+    rows: Tensor,
+    sums: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    running: Sequence[Tensor | None],
+    eps: float,
+    momentum: float,
+    act: Activation | None,
+    of_output: bool,
+    parameter_dtype: torch.dtype,
+    flags: int,
+) -> None:
+    """Pack one bn_call of tensors that lie as the kernel reads them, and run it.
+
+    Raises:
+        BackendError: the kernel could not do its work.
+    """
     mean, row = rows.data_ptr(), 8 * channels
     sum_dy = 0 if sums is None else sums.data_ptr()
     running_mean, running_var, counter = running
-    packed = CALL.pack(
+    packed = _pack(
         outer,
         channels,
         inner,
