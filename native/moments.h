@@ -145,7 +145,8 @@ template <class T> static PartialMoments wide_moments(const bn_call &call, int64
   const T *x = (const T *)call.x;
   auto sum = [&](auto term) {
     double result = 0;
-    for (int64_t o = part.outer_begin; o < part.outer_end; ++o)
+    // A sum that is infinite or NaN stays so: a network that has diverged need not wait for the rest.
+    for (int64_t o = part.outer_begin; o < part.outer_end && is_finite(result); ++o)
       for (int64_t i = part.inner_begin; i < part.inner_end; ++i)
         if (!call.mask || call.mask[o * call.inner + i]) result += term(value_at(x, call, o, channel, i));
     return result;
@@ -153,6 +154,7 @@ template <class T> static PartialMoments wide_moments(const bn_call &call, int64
   double count = double(valid_positions(call, part));
   if (count == 0) return {0, 0, 0};
   double rough = sum([](double v) { return v; }) / count;
+  if (!is_finite(rough)) return {count, __builtin_nan(""), __builtin_nan("")};
   double mean = rough + sum([&](double v) { return v - rough; }) / count;
   return {count, mean, sum([&](double v) { return (v - mean) * (v - mean); })};
 }
