@@ -94,13 +94,14 @@ BN_EXPORT int bn_use_isa(const char *name) {
 }
 
 BN_EXPORT const char *bn_isas(void) {
-  static char names[64];
-  names[0] = 0;
+  char found[64] = "";
   for (const bn_table *candidate : tables) {
     if (!here(*candidate)) continue;
-    if (names[0]) strcat(names, ",");
-    strcat(names, candidate->name);
+    if (found[0]) strcat(found, ",");
+    strcat(found, candidate->name);
   }
+  static char names[sizeof found];
+  memcpy(names, found, sizeof found);  // two threads may be here, and write the same
   return names;
 }
 
