@@ -228,23 +228,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             return *_differentiable_backward(ctx, grad_output), None
-        x, weight, bias, second, mask = ctx.saved_tensors
-        call = ctx.call
-        output, residual = (second, None) if call.keeps_output else (None, second)
-        affine = Affine(weight, bias, residual, call.act, mask)
-        # The forward's backend, unless something watches or batches this backward.
-        backend = call.backend if is_plain(grad_output, x) and not is_batched(grad_output) else reference
-        grads = backend.backward(
-            grad_output,
-            x,
-            call.rows,
-            affine,
-            call.channel_dim,
-            ctx.needs_input_grad,
-            call.parameter_dtype,
-            output,
-        )
-        return *grads, None
+        return _general_backward(ctx, grad_output, ctx.saved_tensors)
 
 
 # `Function.apply` without what it does for functorch: only plain tensors come here, outside of transforms.
@@ -265,23 +249,23 @@ class _Direct(_Normalize):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if not torch.is_grad_enabled():
-            x, weight, bias, second, _ = ctx.saved_tensors
-            call = ctx.call
-            grads = direct.backward(
-                grad_output,
-                x,
-                call.rows,
-                weight,
-                bias,
-                second,
-                call.act,
-                call.keeps_output,
-                ctx.needs_input_grad,
-            )
-            if grads is not None:
-                return *grads, None
-        return _Normalize.backward(ctx, grad_output)
+        if torch.is_grad_enabled():
+            return _Normalize.backward(ctx, grad_output)
+        tensors = ctx.saved_tensors  # once: activation checkpointing allows no second time
+        x, weight, bias, second, _ = tensors
+        call = ctx.call
+        grads = direct.backward(
+            grad_output,
+            x,
+            call.rows,
+            weight,
+            bias,
+            second,
+            call.act,
+            call.keeps_output,
+            ctx.needs_input_grad,
+        )
+        return _general_backward(ctx, grad_output, tensors) if grads is None else (*grads, None)
 
 
 _apply_direct = super(torch.autograd.Function, _Direct).apply
@@ -308,6 +292,26 @@ def _keep(
         ctx.save_for_backward(x, weight, bias, residual, mask)
     call.mask = call.given = call.running = None  # only what is saved stays alive
     ctx.call = call
+
+
+def _general_backward(ctx: Any, grad_output: Tensor, tensors: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    x, weight, bias, second, mask = tensors
+    call = ctx.call
+    output, residual = (second, None) if call.keeps_output else (None, second)
+    affine = Affine(weight, bias, residual, call.act, mask)
+    # The forward's backend, unless something watches or batches this backward.
+    backend = call.backend if is_plain(grad_output, x) and not is_batched(grad_output) else reference
+    grads = backend.backward(
+        grad_output,
+        x,
+        call.rows,
+        affine,
+        call.channel_dim,
+        ctx.needs_input_grad,
+        call.parameter_dtype,
+        output,
+    )
+    return *grads, None
 
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:

@@ -230,3 +230,10 @@ def test_a_negative_eps_is_refused_in_evaluation_too(taken) -> None:
     layer = layer_of(x, eps=-1e-3).eval()
     with pytest.raises(ArgumentError, match="eps must be non-negative"):
         layer(x)
+
+
+def test_a_checkpointed_backward_that_is_not_taken_reads_what_was_saved_once(taken) -> None:
+    x = randn(7, 5).requires_grad_()
+    torch.utils.checkpoint.checkpoint(layer_of(x), x, use_reentrant=False).sum().backward()
+    assert taken == ["forward"]
+    assert x.grad is not None
