@@ -25,7 +25,7 @@ def test_it_names_versions_and_what_serves() -> None:
         assert found.isa in found.isas
         assert found.library == "libbatchnorm_native.so"
         assert found.max_threads >= 1
-        # Other tests of this process load a library that brings a second one; tests/packaging counts in a process alone.
+        # Other tests of this process load a second one; tests/packaging counts in a process alone.
         assert any("torch" in runtime for runtime in found.openmp)
     with bn.backend("reference"):
         assert bn.env().backend == "reference"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.activations import Activation
+from batchnorm.errors import DtypeError, ShapeError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import (
     Affine,
@@ -297,6 +298,7 @@ def _keep(
 def _general_backward(ctx: Any, grad_output: Tensor, tensors: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
     x, weight, bias, second, mask = tensors
     call = ctx.call
+    _check_unpacked(call, grad_output, tensors)
     output, residual = (second, None) if call.keeps_output else (None, second)
     affine = Affine(weight, bias, residual, call.act, mask)
     # The forward's backend, unless something watches or batches this backward.
@@ -312,6 +314,32 @@ def _general_backward(ctx: Any, grad_output: Tensor, tensors: tuple[Any, ...]) -
         output,
     )
     return *grads, None
+
+
+def _check_unpacked(call: _Call, grad_output: Tensor, tensors: tuple[Any, ...]) -> None:
+    """A kernel believes what it is given, and hooks of the user's may give back other than what was saved."""
+    x, weight, bias, second, _ = tensors
+    for name, tensor in (("input", x), ("residual or output", second)):
+        if tensor is None:
+            continue
+        given = f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}"
+        wanted = f"{tuple(grad_output.shape)} {grad_output.dtype} {grad_output.device}"
+        if tensor.shape != grad_output.shape or tensor.device != grad_output.device:
+            raise ShapeError(
+                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
+            )
+        # The reference takes a residual of another dtype.
+        if tensor.dtype is not grad_output.dtype and (tensor is x or call.backend is not reference):
+            raise DtypeError(
+                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
+            )
+    channels = x.size(call.channel_dim)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.numel() != channels:
+            raise ShapeError(
+                f"saved_tensors_hooks gave the {name} back with {tensor.numel()} values for {channels} channels; "
+                "unpack what was packed"
+            )
 
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:

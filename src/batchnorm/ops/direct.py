@@ -117,9 +117,13 @@ def backward(
         or not (bias is None or _is_dense(bias))
         or not (second is None or _is_dense(second))
         or is_batched(grad_output)
+        or grad_output.shape != (shape := x.shape)
+        or (second is not None and second.shape != shape)
+        or (row := shape[1:2]) != rows.shape[1:]
+        or (weight is not None and weight.shape != row)
+        or (bias is not None and bias.shape != row)
     ):
         return None
-    shape = x.shape
     outer, channels = shape[0], shape[1]
     grad_x = torch.empty_like(x)
     grad_weight = torch.empty(channels, dtype=_FLOAT32, device=_CPU) if need_weight else None

@@ -1,0 +1,48 @@
+"""What a backward is handed: gradients of any layout, and what hooks give back of the tensors that were saved."""
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import batchnorm as bn
+from batchnorm.errors import DtypeError, ShapeError
+
+SHAPE = (4, 3, 5, 5)
+
+
+@pytest.mark.parametrize("act", [None, "relu", "silu"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_checkpointed_layer_takes_an_expanded_gradient(backend: str, act: str | None) -> None:
+    x = torch.randn(SHAPE, requires_grad=True)
+    layer = bn.BatchNorm2d(3)
+    with bn.backend(backend):
+        # A tensor that checkpointing saved may be unpacked once only; the gradient of a sum is not dense.
+        checkpoint(lambda value: layer(value, act=act), x, use_reentrant=False).square().sum().backward()
+        (plain,) = torch.autograd.grad(layer(x, act=act).square().sum(), x)
+        checkpoint(lambda value: layer(value, act=act), x, use_reentrant=False).sum().backward()
+    (summed,) = torch.autograd.grad(layer(x, act=act).sum(), x)
+    torch.testing.assert_close(x.grad, plain + summed, rtol=1e-5, atol=1e-5)
+
+
+def backward_with(unpack, residual: bool = False) -> None:
+    x = torch.randn(SHAPE, requires_grad=True)
+    layer = bn.BatchNorm2d(3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+        output = layer(x, torch.randn(SHAPE) if residual else None, act="silu")
+    output.backward(torch.randn(SHAPE))
+
+
+def test_hooks_that_give_back_another_dtype_are_an_error() -> None:
+    with pytest.raises(DtypeError, match=r"gave the input back as .* torch\.float16"):
+        backward_with(lambda tensor: tensor.half() if tensor.dim() == 4 else tensor)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_hooks_that_give_back_another_shape_are_an_error(residual: bool) -> None:
+    with pytest.raises(ShapeError, match="saved_tensors_hooks gave the input back as"):
+        backward_with(lambda tensor: tensor.repeat(50, 1, 1, 1) if tensor.dim() == 4 else tensor, residual)
+
+
+def test_hooks_that_give_back_a_longer_weight_are_an_error() -> None:
+    with pytest.raises(ShapeError, match="gave the weight back with 6 values for 3 channels"):
+        backward_with(lambda tensor: tensor.repeat(2) if tensor.dim() == 1 else tensor)
