@@ -25,6 +25,7 @@ class Made:
 
 
 def made(info: ModuleInfo, dtype: torch.dtype, training: bool, requires_grad: bool = False) -> list[Made]:
+    torch.manual_seed(0)
     inputs = info.module_inputs_func(info, "cpu", dtype, requires_grad, training)
     result = []
     for case in inputs:
@@ -51,8 +52,10 @@ def test_the_database_has_the_three_layers() -> None:
 def test_forward(info, training, dtype) -> None:
     for case in made(info, dtype, training):
         actual, expected = case.ours(*case.args, **case.kwargs), case.theirs(*case.args, **case.kwargs)
-        tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype.itemsize == 2 else {"rtol": 1e-5, "atol": 1e-5}
-        torch.testing.assert_close(actual, expected, **tolerance)
+        if dtype.itemsize == 2:  # torch itself is off there: it gave 0 for a true -0.093 in bfloat16
+            (x,) = case.args
+            expected = case.theirs.double()(x.double()).to(expected.dtype)
+        torch.testing.assert_close(actual, expected, rtol=1e-2 if dtype.itemsize == 2 else 1e-5, atol=1e-5)
         assert repr(case.ours) == repr(case.theirs)
 
 
