@@ -13,7 +13,7 @@ from batchnorm._state import CHOICE, PROCESS
 from batchnorm.ops import shared_library
 from batchnorm.ops.openmp import loaded_runtimes, thread_count
 
-__all__ = ["Environment", "env"]
+__all__ = ["Environment", "env", "processor"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def env() -> Environment:
         openmp=runtimes,
         threads=thread_count(),
         max_threads=None if library is None else library.functions.bn_max_threads(),
-        cpu=_processor(),
+        cpu=processor(),
         huge_pages=_huge_pages(),
         warnings=tuple(_warnings(runtimes)),
     )
@@ -120,7 +120,8 @@ def _warnings(runtimes: tuple[str, ...]) -> list[str]:
     return said
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's own name for itself, where the system tells."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

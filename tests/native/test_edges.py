@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,9 @@ import torch
 from batchnorm.moments import RunningStats
 from batchnorm.ops import Affine, reference
 from batchnorm.ops.native import CALL
-from batchnorm.ops.shared_library import SharedLibrary, load
+from batchnorm.ops.shared_library import SharedLibrary
 
-ISAS = ("avx512", "avx2", "baseline", "neon")
 HEADER = Path(__file__).parents[2] / "native" / "batchnorm.h"
-
-
-@pytest.fixture(params=ISAS)
-def library(request: pytest.FixtureRequest) -> Iterator[SharedLibrary]:
-    found = load()
-    if isinstance(found, str):
-        pytest.skip(f"no kernels: {found}")
-    if request.param not in found.isas:
-        pytest.skip(f"this build or this processor has no {request.param}")
-    before = found.isa
-    assert found.functions.bn_use_isa(request.param.encode()) == 0
-    yield found
-    assert found.functions.bn_use_isa(before.encode()) == 0
 
 
 def call(library: SharedLibrary, name: str, **given: int) -> int:

@@ -3,7 +3,7 @@
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import mpmath
@@ -11,30 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from batchnorm.ops.shared_library import SharedLibrary, load
+from batchnorm.ops.shared_library import SharedLibrary
 
 FUNCTIONS = ("exp", "expm1", "sigmoid", "normal_cdf", "normal_pdf")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-ISAS = ("avx512", "avx2", "baseline", "neon")
 
 # docs/decisions/0007-vector-math.md has what was measured; these hold for every instruction set.
 LARGEST_ULP = {"exp": 1.5, "expm1": 1.5, "sigmoid": 2.0, "normal_cdf": 4.0, "normal_pdf": 2.0}
 LARGEST_SUBNORMAL_STEPS = 2.0
 
 FIT = Path(__file__).parents[2] / "native" / "fit_math.py"
-
-
-@pytest.fixture(params=ISAS)
-def library(request: pytest.FixtureRequest) -> Iterator[SharedLibrary]:
-    found = load()
-    if isinstance(found, str):
-        pytest.skip(f"no kernels: {found}")
-    if request.param not in found.isas:
-        pytest.skip(f"this build or this processor has no {request.param}")
-    before = found.isa
-    assert found.functions.bn_use_isa(request.param.encode()) == 0
-    yield found
-    assert found.functions.bn_use_isa(before.encode()) == 0
 
 
 def call(library: SharedLibrary, name: str, x: Tensor) -> Tensor:

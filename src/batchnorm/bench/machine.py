@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import batchnorm
+from batchnorm.installation import processor
 from batchnorm.ops.shared_library import FILE_NAME, require, why_unavailable
 
 __all__ = ["IDENTITY", "environment"]
@@ -23,7 +24,7 @@ IDENTITY = ("cpu", "cores", "threads", "torch", "batchnorm", "backend", "isa", "
 def environment() -> dict[str, Any]:
     """Processor, caches, versions and settings of this process, and the moment."""
     return {
-        "cpu": _processor(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cache_bytes": _last_level_cache(),
@@ -49,16 +50,6 @@ def _backend() -> dict[str, Any]:
         "isa": require().isa,
         "native": hashlib.sha256(file.read_bytes()).hexdigest()[:12],
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def _last_level_cache() -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import batchnorm
+from batchnorm.installation import processor
 from batchnorm.records.store import SCHEMA
 
 __all__ = ["config_line"]
@@ -51,18 +52,8 @@ def _device(device: str) -> str:
     if device == "cuda":
         return f"GPU: {torch.cuda.get_device_name()}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    words = f"CPU: {_processor()}, {cores} usable cores, {platform.system()}"
+    words = f"CPU: {processor()}, {cores} usable cores, {platform.system()}"
     return words if device == "cpu" else f"{device} on {words}"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def _commit() -> str | None:
