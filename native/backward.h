@@ -11,8 +11,7 @@ namespace BN_ISA {
 
 // Which steps a call asks for.
 struct BackwardSteps {
-  bool sums;        // take sum_dy and sum_dy_xhat
-  bool given_sums;  // or read them from the call
+  bool sums;  // take sum_dy and sum_dy_xhat, else read them from the call where it has them
   bool input;
 };
 

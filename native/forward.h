@@ -20,13 +20,12 @@ static inline int tensors_of(const bn_call &call, ForwardSteps steps) {
   return 1 + (steps.output ? 1 : 0) + (call.second ? 1 : 0);
 }
 
-// Values a channel in the whole call; counts the batch, so it runs once.
-static inline double begin_batch(const bn_call &call, double &momentum) {
+// The weight that the batch gets in the running statistics; counts it, so it runs once.
+static inline double begin_batch(const bn_call &call) {
   const Part whole = {0, call.channels, 0, call.outer, 0, call.inner};
   double count = double(valid_positions(call, whole));
   if (call.count) *call.count = count;
-  momentum = tick(call, count);
-  return count;
+  return tick(call, count);
 }
 
 // Contiguous inner positions: (N, C, *spatial).
@@ -95,8 +94,7 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
   Scratch scratch(asked * (each + for_moments));
   if (!scratch.memory()) return -1;
   char *const partial = scratch.memory() + asked * each;
-  double momentum = 0;
-  if (steps.statistics) begin_batch(call, momentum);
+  const double momentum = steps.statistics ? begin_batch(call) : 0.0;
 
   on_team(asked, [&](int thread, int threads) {
     const Part part = planes_part(call, split, thread, threads);

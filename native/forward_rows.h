@@ -133,8 +133,7 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
   Pieces shared(partial + asked * for_moments);
   Numbers<S> numbers(shared, plan.width);
   numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
-  double momentum = 0;
-  if (steps.statistics) begin_batch(call, momentum);
+  const double momentum = steps.statistics ? begin_batch(call) : 0.0;
 
   on_team(asked, [&](int thread, int threads) {
     const RowsPart rows = rows_part(call, plan, thread, threads);

@@ -87,13 +87,13 @@ static int run_backward(const bn_call &call, BackwardSteps steps) {
 static int moments(const bn_call *call) { return run_forward(*call, {true, false}); }
 static int normalize(const bn_call *call) { return run_forward(*call, {false, true}); }
 static int forward(const bn_call *call) { return run_forward(*call, {true, true}); }
-static int grad_moments(const bn_call *call) { return run_backward(*call, {true, false, false}); }
-static int grad_input(const bn_call *call) { return run_backward(*call, {false, true, true}); }
+static int grad_moments(const bn_call *call) { return run_backward(*call, {true, false}); }
+static int grad_input(const bn_call *call) { return run_backward(*call, {false, true}); }
 
 static int backward(const bn_call *call) {
   const bool input = call->output || call->grad_residual;
   const bool through = (call->flags & BN_BATCH_STATISTICS) && call->output;
-  return run_backward(*call, {through || call->grad_weight || call->grad_bias || call->sum_dy, false, input});
+  return run_backward(*call, {through || call->grad_weight || call->grad_bias || call->sum_dy, input});
 }
 
 }  // namespace BN_ISA
