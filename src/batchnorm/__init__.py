@@ -14,6 +14,7 @@ _HOME = {
     "LazyBatchNorm1d": "batchnorm.nn",
     "LazyBatchNorm2d": "batchnorm.nn",
     "LazyBatchNorm3d": "batchnorm.nn",
+    "SyncBatchNorm": "batchnorm.nn",
     "backend": "batchnorm.ops",
     "convert": "batchnorm.surgery",
     "convert_": "batchnorm.surgery",

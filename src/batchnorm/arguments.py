@@ -24,7 +24,13 @@ _REDUCED = (torch.bfloat16, torch.float16)
 
 
 def validate(
-    x: Any, stats: RunningStats, affine: Affine, training: bool, eps: float, channel_dim: int
+    x: Any,
+    stats: RunningStats,
+    affine: Affine,
+    training: bool,
+    eps: float,
+    channel_dim: int,
+    joined: bool = False,
 ) -> tuple[int, Affine]:
     """Check all arguments of a call.
 
@@ -35,6 +41,7 @@ def validate(
         training: whether batch statistics are used.
         eps: added to the variance.
         channel_dim: may be negative.
+        joined: whether the statistics are those of x joined with others, so that one value a channel may be enough.
 
     Returns:
         The channel dimension as a non-negative index, and `affine` with weight and bias as (C,) and with a mask that
@@ -70,6 +77,7 @@ def validate(
         return channel_dim, affine._replace(mask=_broadcast(mask, x, channel_dim))
     if (
         training
+        and not joined
         and x.numel() <= channels
         and all(n == 1 for dim, n in enumerate(x.shape) if dim != channel_dim)
     ):

@@ -1,5 +1,6 @@
 """Forward and backward of batch norm: one autograd.Function around a backend, or the operators themselves."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,9 +24,17 @@ from batchnorm.ops import (
     wide_dtype,
 )
 from batchnorm.ops.layout import like_input
+from batchnorm.ops.reference import Gradients
 from batchnorm.running import track
 
-__all__ = ["normalize_and_track", "normalize_directly", "normalize_with_batch", "normalize_with_given"]
+__all__ = [
+    "Call",
+    "normalize_and_track",
+    "normalize_directly",
+    "normalize_with_batch",
+    "normalize_with_given",
+    "run",
+]
 
 
 def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
@@ -42,8 +51,8 @@ def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int
     """
     if not is_plain(x, affine.weight, affine.bias, affine.residual):
         return _traceable(x, affine, eps, channel_dim)
-    call = _Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
-    output = _run(x, affine, call)
+    call = Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
+    output = run(x, affine, call)
     return output, saved.moments_of(call.rows, x, affine.mask is not None)
 
 
@@ -70,11 +79,11 @@ def normalize_and_track(
         if any(buffer is not None for buffer in running):
             track(running, batch, momentum)
         return output
-    call = _Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
+    call = Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
     if call.backend.moves(running):
         call.running, call.momentum = running, momentum
-        return _run(x, affine, call)
-    output = _run(x, affine, call)
+        return run(x, affine, call)
+    output = run(x, affine, call)
     if any(buffer is not None for buffer in running):
         track(running, saved.moments_of(call.rows, x, affine.mask is not None), momentum)
     return output
@@ -105,7 +114,7 @@ def normalize_directly(
     output, rows = done
     if not _is_differentiated(x, weight, bias, residual):
         return output
-    call = _Call(native, act, None, eps, 1)
+    call = Call(native, act, None, eps, 1)
     call.output, call.rows = output, rows
     result: Tensor = _apply_direct(x, weight, bias, residual, call)
     return result
@@ -132,9 +141,9 @@ def normalize_with_given(
             return library.evaluate(x, mean, var, affine, eps, channel_dim)[0]
         mean, invstd = mean.detach(), invstd_of(var.detach(), x, eps)
         return like_input(x, reference.normalize(x, mean, invstd, affine, channel_dim))
-    call = _Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
+    call = Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
     call.given = (mean, var)
-    return _run(x, affine, call)
+    return run(x, affine, call)
 
 
 def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Moments]:
@@ -147,7 +156,7 @@ def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple
     return like_input(x, output), Moments(count, batch.mean.detach(), batch.var.detach())
 
 
-class _Call:
+class Call:
     """What a forward is told beside the tensors that gradients flow to, and what its backward needs of that."""
 
     __slots__ = (
@@ -191,8 +200,26 @@ class _Call:
             output, self.rows = self.backend.evaluate(x, *self.given, affine, self.eps, self.channel_dim)
         return output
 
+    def moments(self, x: Tensor, mask: Tensor | None) -> Moments:
+        """The batch's again, differentiable any number of times."""
+        return reference.moments(x, mask, self.channel_dim)
 
-def _run(x: Tensor, affine: Affine, call: _Call) -> Tensor:
+    def backward(
+        self,
+        backend: Backend,
+        grad_output: Tensor,
+        x: Tensor,
+        affine: Affine,
+        needs: Sequence[bool],
+        output: Tensor | None,
+    ) -> Gradients:
+        return backend.backward(
+            grad_output, x, self.rows, affine, self.channel_dim, needs, self.parameter_dtype, output
+        )
+
+
+def run(x: Tensor, affine: Affine, call: Call) -> Tensor:
+    """Run a call, inside the autograd.Function where a gradient may be asked for."""
     weight, bias, residual, _, _ = affine
     if _is_differentiated(x, weight, bias, residual):
         output: Tensor = _apply(x, weight, bias, residual, call)
@@ -219,7 +246,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: _Call
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: Call
     ) -> Tensor:
         output = call.run(x, Affine(weight, bias, residual, call.act, call.mask))
         _keep(ctx, x, weight, bias, residual, output, call)
@@ -241,7 +268,7 @@ class _Direct(_Normalize):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: _Call
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: Call
     ) -> Tensor:
         output = call.output
         del call.output
@@ -279,7 +306,7 @@ def _keep(
     bias: Tensor | None,
     residual: Tensor | None,
     output: Tensor,
-    call: _Call,
+    call: Call,
 ) -> None:
     act, mask = call.act, call.mask
     parameter = bias if weight is None else weight
@@ -303,20 +330,10 @@ def _general_backward(ctx: Any, grad_output: Tensor, tensors: tuple[Any, ...]) -
     affine = Affine(weight, bias, residual, call.act, mask)
     # The forward's backend, unless something watches or batches this backward.
     backend = call.backend if is_plain(grad_output, x) and not is_batched(grad_output) else reference
-    grads = backend.backward(
-        grad_output,
-        x,
-        call.rows,
-        affine,
-        call.channel_dim,
-        ctx.needs_input_grad,
-        call.parameter_dtype,
-        output,
-    )
-    return *grads, None
+    return *call.backward(backend, grad_output, x, affine, ctx.needs_input_grad, output), None
 
 
-def _check_unpacked(call: _Call, grad_output: Tensor, tensors: tuple[Any, ...]) -> None:
+def _check_unpacked(call: Call, grad_output: Tensor, tensors: tuple[Any, ...]) -> None:
     """A kernel believes what it is given, and hooks of the user's may give back other than what was saved."""
     x, weight, bias, second, _ = tensors
     for name, tensor in (("input", x), ("residual or output", second)):
@@ -358,7 +375,7 @@ def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | Non
     affine = Affine(given[1], given[2], given[3], act, mask)
     mean, invstd = rows[0], rows[1]
     if saved.is_from_batch(rows):
-        batch = reference.moments(view, mask, call.channel_dim)
+        batch = call.moments(view, mask)
         mean, invstd = batch.mean, invstd_of(batch.var, x, call.eps)
     grads: list[Tensor | None] = [None] * 4
     wanted = {

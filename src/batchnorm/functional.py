@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from batchnorm import autograd
+from batchnorm import autograd, sync
 from batchnorm.activations import ActivationLike, resolve
 from batchnorm.arguments import validate
 from batchnorm.errors import ArgumentTypeError
 from batchnorm.moments import UNTRACKED, RunningStats
 from batchnorm.ops import Affine
+from batchnorm.reducers import GroupReducer
 from batchnorm.running import blend, is_recomputed
 
 __all__ = ["batch_norm", "batch_norm_with_stats", "normalize_and_track"]
@@ -179,6 +180,7 @@ def normalize_and_track(
     momentum: float | None,
     eps: float,
     channel_dim: int,
+    reducer: GroupReducer | None = None,
 ) -> Tensor:
     """Do what `batch_norm` documents, and tick the counter too; `momentum=None` is the cumulative average.
 
@@ -190,19 +192,25 @@ def normalize_and_track(
         momentum: weight of the new batch; None for 1 / num_batches_tracked (0 without a counter).
         eps: added to the variance.
         channel_dim: which dimension holds the channels.
+        reducer: in training, merges the statistics of the ranks that take part; None for those of input alone.
 
     Returns:
         Tensor of input's shape and dtype.
 
     Raises:
-        As `batch_norm`.
+        As `batch_norm`; with a reducer as `sync.normalize_and_track` too.
     """
     input, shape = _with_channels(input)
-    channel_dim, affine = validate(input, stats, affine, training, eps, channel_dim)
+    channel_dim, affine = validate(
+        input, stats, affine, training, eps, channel_dim, joined=reducer is not None
+    )
     if training:
         # What activation checkpointing repeats has been counted.
         moved = UNTRACKED if is_recomputed() else stats
-        output = autograd.normalize_and_track(input, affine, eps, channel_dim, moved, momentum)
+        if reducer is None:
+            output = autograd.normalize_and_track(input, affine, eps, channel_dim, moved, momentum)
+        else:
+            output = sync.normalize_and_track(input, affine, eps, channel_dim, moved, momentum, reducer)
     else:
         assert stats.mean is not None
         assert stats.var is not None

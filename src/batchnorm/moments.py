@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["UNTRACKED", "Moments", "RunningStats"]
+__all__ = ["UNTRACKED", "Moments", "RunningStats", "pool"]
 
 
 class RunningStats(NamedTuple):
@@ -45,3 +45,30 @@ class Moments:
         if isinstance(self.count, Tensor):
             return self.var * (self.count / (self.count - 1).clamp(min=1))
         return self.var * (self.count / torch.sym_max(self.count - 1, 1))
+
+
+def pool(count: Tensor, mean: Tensor, var: Tensor) -> Moments:
+    """The moments of a batch from those of its parts, in one order and so to the same bits for the same parts.
+
+    mean = sum(count_p mean_p) / count;  var = sum(count_p (var_p + (mean_p - mean)^2)) / count
+
+    Args:
+        count: (P,) values a channel of each part, in mean's dtype; a part may be empty.
+        mean: (P, C).
+        var: (P, C), biased.
+
+    Returns:
+        Moments whose count is a 0-d tensor.
+
+    Example:
+        >>> import torch
+        >>> from batchnorm.moments import pool
+        >>> pool(torch.tensor([1.0, 3.0]), torch.tensor([[4.0], [0.0]]), torch.zeros(2, 1)).var
+        tensor([3.])
+
+    Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1.
+    """
+    total = count.sum()
+    share = (count / total.clamp(min=1)).unsqueeze(1)
+    pooled = (share * mean).sum(0)
+    return Moments(total, pooled, (share * (var + (mean - pooled).square())).sum(0))

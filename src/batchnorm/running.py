@@ -1,15 +1,11 @@
 """Running statistics: how a batch moves them, and when it does not."""
 
-import contextlib
-
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
-from torch.utils.checkpoint import _CachingTorchDispatchMode
 
 from batchnorm.errors import TransformError
 from batchnorm.moments import Moments, RunningStats
-from batchnorm.ops import in_function_transform, wide_dtype
+from batchnorm.ops import in_function_transform, unseen_by_selective_checkpointing, wide_dtype
 
 __all__ = ["blend", "is_recomputed", "track"]
 
@@ -33,7 +29,8 @@ def track(stats: RunningStats, batch: Moments, momentum: float | None) -> None:
     Raises:
         TransformError: (RuntimeError) a torch.func transform did not get the buffers; nothing was moved.
     """
-    with torch.no_grad(), _unseen_by_selective_checkpointing():
+    # The second pass of checkpointing does not track.
+    with torch.no_grad(), unseen_by_selective_checkpointing():
         _write(stats, *_moved(stats, batch, momentum))
 
 
@@ -93,12 +90,3 @@ def _write(stats: RunningStats, *new: Tensor | None) -> None:
             "torch.func.functional_call, mapped as the input is, use batchnorm.functional.batch_norm_with_stats, "
             "or call eval()"
         ) from error
-
-
-def _unseen_by_selective_checkpointing() -> contextlib.AbstractContextManager[object]:
-    # It pairs the operators of both passes one by one, and the second pass does not track.
-    if torch.compiler.is_compiling() or not any(
-        isinstance(mode, _CachingTorchDispatchMode) for mode in _get_current_dispatch_mode_stack()
-    ):
-        return contextlib.nullcontext()
-    return _disable_current_modes()

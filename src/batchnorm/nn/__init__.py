@@ -3,6 +3,7 @@
 from batchnorm.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.nn.channels_last import ChannelsLastBatchNorm
 from batchnorm.nn.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from batchnorm.nn.sync import SyncBatchNorm
 
 __all__ = [
     "BatchNorm1d",
@@ -12,4 +13,5 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "SyncBatchNorm",
 ]

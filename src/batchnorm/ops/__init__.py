@@ -20,7 +20,12 @@ specification and what second derivatives go through.
 """
 
 from batchnorm.ops.choice import Backend, backend, select
-from batchnorm.ops.eager import in_function_transform, is_batched, is_plain
+from batchnorm.ops.eager import (
+    in_function_transform,
+    is_batched,
+    is_plain,
+    unseen_by_selective_checkpointing,
+)
 from batchnorm.ops.reference import Affine, invstd_of, wide_dtype
 
 __all__ = [
@@ -32,5 +37,6 @@ __all__ = [
     "is_batched",
     "is_plain",
     "select",
+    "unseen_by_selective_checkpointing",
     "wide_dtype",
 ]

@@ -24,6 +24,25 @@ class Backend(Protocol):
 
     def moments(self, x: Tensor, mask: Tensor | None, channel_dim: int) -> Moments: ...
 
+    def normalize(
+        self, x: Tensor, mean: Tensor, invstd: Tensor, affine: Affine, channel_dim: int
+    ) -> Tensor: ...
+
+    def grad_moments(
+        self, grad_output: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, affine: Affine, channel_dim: int
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def grad_input(
+        self,
+        grad_output: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        invstd: Tensor,
+        affine: Affine,
+        channel_dim: int,
+        means: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]: ...
+
     def forward(
         self,
         x: Tensor,

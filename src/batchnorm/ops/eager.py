@@ -1,11 +1,24 @@
 """Tell dense tensors in eager mode from everything that watches, transforms or stands in for them."""
 
+import contextlib
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+    _get_current_dispatch_mode_stack,
+)
+from torch.utils.checkpoint import _CachedTorchDispatchMode, _CachingTorchDispatchMode
 
-__all__ = ["in_function_transform", "is_batched", "is_eager", "is_plain"]
+__all__ = [
+    "in_function_transform",
+    "is_batched",
+    "is_eager",
+    "is_plain",
+    "unseen_by_selective_checkpointing",
+]
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -42,3 +55,13 @@ def is_eager() -> bool:
         and _get_current_dispatch_mode() is None
         and not torch._C._get_tracing_state()
     )
+
+
+def unseen_by_selective_checkpointing() -> contextlib.AbstractContextManager[object]:
+    """For what it must neither cache nor take from its cache: it pairs the operators of both passes one by one."""
+    if torch.compiler.is_compiling() or not any(
+        isinstance(mode, (_CachingTorchDispatchMode, _CachedTorchDispatchMode))
+        for mode in _get_current_dispatch_mode_stack()
+    ):
+        return contextlib.nullcontext()
+    return _disable_current_modes()
