@@ -29,6 +29,7 @@ PUBLIC = [
     "functional",
     "insert",
     "insert_",
+    "no_stats_update",
 ]
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "plotly", "pandas", "lightning", "joblib", "rich", "click")
 

@@ -21,6 +21,7 @@ _HOME = {
     "env": "batchnorm.installation",
     "insert": "batchnorm.surgery",
     "insert_": "batchnorm.surgery",
+    "no_stats_update": "batchnorm.surgery",
 }
 _SUBMODULES = ("errors", "functional")
 

@@ -87,6 +87,6 @@ def _write(stats: RunningStats, *new: Tensor | None) -> None:
             raise
         raise TransformError(
             "batch norm in training updates buffers that this torch.func transform did not get; pass them through "
-            "torch.func.functional_call, mapped as the input is, use batchnorm.functional.batch_norm_with_stats, "
-            "or call eval()"
+            "torch.func.functional_call, mapped as the input is, use batchnorm.functional.batch_norm_with_stats, keep "
+            "them still with batchnorm.no_stats_update, or call eval()"
         ) from error

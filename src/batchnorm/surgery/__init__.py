@@ -1,6 +1,7 @@
-"""Change the layers of a model that exists: put batch norm in, or exchange it for another layer and back."""
+"""Work on the layers of a model that exists: put batch norm in, exchange it and back, keep its statistics still."""
 
 from batchnorm.surgery.convert import convert, convert_
 from batchnorm.surgery.insert import insert, insert_
+from batchnorm.surgery.no_stats_update import no_stats_update
 
-__all__ = ["convert", "convert_", "insert", "insert_"]
+__all__ = ["convert", "convert_", "insert", "insert_", "no_stats_update"]
