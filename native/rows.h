@@ -22,36 +22,35 @@ template <class V> BN_INLINE void add_lanes(double *to, V v, Tail tail) {
   for (int i = 0; i < tail.lanes; ++i) to[i] += double(v[i]);
 }
 
-// Call term(row, i, lanes, a, b) for all values, and add what it summed to sum_a and sum_b; a cheap one for several
-// vectors at once, which keeps the adders busy.
-template <class S, bool kCheap, class Term>
-BN_INLINE void sum_rows(int64_t rows, int64_t width, const uint8_t *mask, double *sum_a, double *sum_b, Term term) {
+// Add to sum_a and sum_b what the functions column(i, lanes) sum of the rows: add(row, a, b), which keeps what it reads of
+// its channels in registers. Cheap ones run two at once, which keeps the adders busy.
+template <class S, bool kCheap, class Column>
+BN_INLINE void sum_rows(int64_t rows, int64_t width, const uint8_t *mask, double *sum_a, double *sum_b, Column column) {
   using V = Vector<S>;
   constexpr int W = kLanes<S>;
   for (int64_t first = 0; first < rows; first += kRowsOfBlock) {
     const int64_t last = least(rows, first + kRowsOfBlock);
     int64_t i = 0;
-    for (; kCheap && i + 4 * W <= width; i += 4 * W) {  // four vectors of channels
-      V a[4] = {}, b[4] = {};
+    for (; kCheap && i + 2 * W <= width; i += 2 * W) {
+      const auto add_left = column(i, Whole{}), add_right = column(i + W, Whole{});
+      V a_left{}, b_left{}, a_right{}, b_right{};
       for (int64_t row = first; row < last; ++row) {
         if (mask && !mask[row]) continue;
-        for (int k = 0; k < 4; ++k) term(row, i + k * W, Whole{}, a[k], b[k]);
+        add_left(row, a_left, b_left);
+        add_right(row, a_right, b_right);
       }
-      for (int k = 0; k < 4; ++k) {
-        add_lanes(sum_a + i + k * W, a[k], Whole{});
-        add_lanes(sum_b + i + k * W, b[k], Whole{});
-      }
+      add_lanes(sum_a + i, a_left, Whole{});
+      add_lanes(sum_b + i, b_left, Whole{});
+      add_lanes(sum_a + i + W, a_right, Whole{});
+      add_lanes(sum_b + i + W, b_right, Whole{});
     }
-    for_vectors<S>(width - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) {  // or four rows at once
-      V a[4] = {}, b[4] = {};
-      int64_t row = first;
-      if (kCheap && !mask)
-        for (; row + 4 <= last; row += 4)
-          for (int k = 0; k < 4; ++k) term(row + k, i + j, lanes, a[k], b[k]);
-      for (; row < last; ++row)
-        if (!mask || mask[row]) term(row, i + j, lanes, a[0], b[0]);
-      add_lanes(sum_a + i + j, (a[0] + a[1]) + (a[2] + a[3]), lanes);
-      add_lanes(sum_b + i + j, (b[0] + b[1]) + (b[2] + b[3]), lanes);
+    for_vectors<S>(width - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
+      const auto add = column(i + j, lanes);
+      V a{}, b{};
+      for (int64_t row = first; row < last; ++row)
+        if (!mask || mask[row]) add(row, a, b);
+      add_lanes(sum_a + i + j, a, lanes);
+      add_lanes(sum_b + i + j, b, lanes);
     });
   }
 }
@@ -63,13 +62,16 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
                                                    double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  sum_rows<S, true>(rows, width, mask, sum_a, sum_b,
-              [&](int64_t row, int64_t i, auto lanes, V &a, V &b) __attribute__((always_inline)) {
-                const V around = load(rough + i, lanes, V{});
-                V apart = load(x + row * stride + i, lanes, around) - around;
-                a += apart;
-                b = fma(apart, apart, b);
-              });
+  sum_rows<S, true>(rows, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    const V around = load(rough + i, lanes, V{});
+    return [=](int64_t row, V &a, V &b) __attribute__((always_inline)) {
+      const T *at = x + row * stride + i;
+      prefetch(at + kRowsOfBlock * stride);
+      V apart = load(at, lanes, around) - around;
+      a += apart;
+      b = fma(apart, apart, b);
+    };
+  });
 }
 
 // Sums of dy and dy * xhat.
@@ -80,19 +82,22 @@ static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, co
                                                         Compute<T> parameter, double *sum_a, double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  sum_rows<S, Act::kCheap>(rows, width, mask, sum_a, sum_b,
-              [&](int64_t row, int64_t i, auto lanes, V &a, V &b) __attribute__((always_inline)) {
-                const int64_t from = row * stride + i;
-                const V high = load(numbers.high + at + i, lanes, V{});
-                V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
-                V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
-                V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high,
-                                                         load(numbers.scale + at + i, lanes, V{}),
-                                                         load(numbers.shift + at + i, lanes, V{}), parameter);
-                a += dy;
-                b = fma(dy, fma(value - high, load(numbers.invstd + at + i, lanes, V{}),
-                                load(numbers.offset + at + i, lanes, V{})), b);
-              });
+  sum_rows<S, Act::kCheap>(rows, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
+    const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
+    const V offset = load(numbers.offset + at + i, lanes, V{});
+    return [=](int64_t row, V &a, V &b) __attribute__((always_inline)) {
+      const int64_t from = row * stride + i, later = from + kRowsOfBlock * stride;
+      prefetch(x + later);
+      prefetch(grad_output + later);
+      V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
+      V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
+      if (kReadsSecond<Act, kSecond>) prefetch(second + later);
+      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      a += dy;
+      b = fma(dy, fma(value - high, invstd, offset), b);
+    };
+  });
 }
 
 }  // namespace BN_ISA

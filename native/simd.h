@@ -282,6 +282,10 @@ struct Tail { int lanes; };
 
 template <int n> struct Count { static constexpr int value = n; };
 
+// Ask for what is needed soon: processors do not foresee columns of rows that lie far apart. An address past the end of a
+// tensor does no harm.
+template <class T> BN_INLINE void prefetch(const T *at) { __builtin_prefetch(at); }
+
 template <class T, class V> BN_INLINE V load(const T *from, Whole, V) { return load(from); }
 template <class T, class V> BN_INLINE V load(const T *from, Tail tail, V fill) { return load(from, tail.lanes, fill); }
 template <class T, class V> BN_INLINE void store(T *to, V v, Whole) { store(to, v); }
@@ -312,13 +316,20 @@ template <class S, class Body> BN_INLINE void for_vectors_twice(int64_t n, Body 
   for (int64_t i = 0; i < n; i += W) body(i + W > n ? n - W : i, Whole{});
 }
 
-// Lane by lane into doubles.
+// Lane by lane into doubles. A copy of half of v in memory would keep the sums of the calling loop there too.
+#if BN_VECTOR_BYTES == 64
+BN_INLINE vfloat_half lower_half(vfloat v) { return (vfloat_half)_mm512_castps512_ps256((__m512)v); }
+BN_INLINE vfloat_half upper_half(vfloat v) { return (vfloat_half)_mm512_extractf32x8_ps((__m512)v, 1); }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE vfloat_half lower_half(vfloat v) { return (vfloat_half)_mm256_castps256_ps128((__m256)v); }
+BN_INLINE vfloat_half upper_half(vfloat v) { return (vfloat_half)_mm256_extractf128_ps((__m256)v, 1); }
+#else
+BN_INLINE vfloat_half lower_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1); }
+BN_INLINE vfloat_half upper_half(vfloat v) { return __builtin_shufflevector(v, v, 2, 3); }
+#endif
 BN_INLINE void add_to(vdouble (&sums)[2], vfloat v) {
-  vfloat_half low, high;
-  __builtin_memcpy(&low, &v, sizeof low);
-  __builtin_memcpy(&high, (const char *)&v + sizeof low, sizeof high);
-  sums[0] += __builtin_convertvector(low, vdouble);
-  sums[1] += __builtin_convertvector(high, vdouble);
+  sums[0] += __builtin_convertvector(lower_half(v), vdouble);
+  sums[1] += __builtin_convertvector(upper_half(v), vdouble);
 }
 BN_INLINE void add_to(vdouble (&sums)[2], vdouble v) { sums[0] += v; }
 
