@@ -47,10 +47,11 @@ template <class Body> static void for_rows_backwards(const RowsPlan &plan, const
 template <class T> class RowsMoments {
  public:
   using S = Compute<T>;
-  RowsMoments(const bn_call &call, const RowsPlan &plan, const RowsPart &rows, Pieces &pieces)
-      : call_(call), plan_(plan), rows_(rows), anchors_(find_anchors(call, rows.part)),
-        count_(double(valid_positions(call, rows.part))), width_(plan.by_columns ? plan.block : plan.width),
-        rough_(pieces.take<S>(width_)), sum_a_(pieces.take<double>(width_)), sum_b_(pieces.take<double>(width_)) {}
+  RowsMoments(const bn_call &call, const RowsPlan &plan, const RowsPart &rows, const Anchors &anchors, double count,
+              Pieces &pieces)
+      : call_(call), plan_(plan), rows_(rows), anchors_(anchors), count_(count),
+        width_(plan.by_columns ? plan.block : plan.width), rough_(pieces.take<S>(width_)),
+        sum_a_(pieces.take<double>(width_)), sum_b_(pieces.take<double>(width_)) {}
   static int64_t bytes(const RowsPlan &plan) {
     int64_t width = plan.by_columns ? plan.block : plan.width;
     return Pieces::bytes<S>(width) + 2 * Pieces::bytes<double>(width);
@@ -115,7 +116,7 @@ template <class T> class RowsMoments {
   const bn_call &call_;
   const RowsPlan &plan_;
   const RowsPart &rows_;
-  const Anchors anchors_;
+  const Anchors &anchors_;
   const double count_;
   const int64_t width_;
   S *rough_;
@@ -138,7 +139,9 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
   on_team(asked, [&](int thread, int threads) {
     const RowsPart rows = rows_part(call, plan, thread, threads);
     Pieces pieces(scratch.memory() + thread * each);
-    RowsMoments<T> moments(call, plan, rows, pieces);
+    const Anchors anchors = steps.statistics ? find_anchors(call, rows.part) : Anchors{};
+    const double count = steps.statistics ? double(valid_positions(call, rows.part)) : 0.0;
+    RowsMoments<T> moments(call, plan, rows, anchors, count, pieces);
     auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
     auto set_numbers = [&](int64_t begin, int64_t end, int parts) {
       for (int64_t c = begin; c < end; ++c) {

@@ -106,7 +106,10 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
       const V offset = load(numbers.offset + at + i, lanes, V{}), slope = load(numbers.slope + at + i, lanes, V{});
       const V base = load(numbers.base + at + i, lanes, V{});
       for (int k = 0; k < decltype(count)::value; ++k) {
-        const int64_t from = (row + k) * stride + i;
+        const int64_t from = (row + k) * stride + i, later = from + kRowsAhead * stride;
+        prefetch(x + later);
+        prefetch(grad_output + later);
+        if (kReadsSecond<Act, kSecond>) prefetch(second + later);
         V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
         V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
         V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);

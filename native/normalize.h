@@ -54,7 +54,9 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
       const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
       const V shift = load(numbers.shift + at + i, lanes, V{});
       for (int k = 0; k < decltype(count)::value; ++k) {
-        const int64_t from = (row + k) * stride + i;
+        const int64_t from = (row + k) * stride + i, later = from + kRowsAhead * stride;
+        prefetch(x + later);
+        if (kResidual) prefetch(residual + later);
         V z = pre_activation(load(x + from, lanes, high), high, scale, shift);
         if (kResidual) z += load(residual + from, lanes, V{});
         store(y + from, Act::forward(z, parameter), lanes, past);

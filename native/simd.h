@@ -284,6 +284,7 @@ template <int n> struct Count { static constexpr int value = n; };
 
 // Ask for what is needed soon: processors do not foresee columns of rows that lie far apart. An address past the end of a
 // tensor does no harm.
+constexpr int64_t kRowsAhead = 8;
 template <class T> BN_INLINE void prefetch(const T *at) { __builtin_prefetch(at); }
 
 template <class T, class V> BN_INLINE V load(const T *from, Whole, V) { return load(from); }
