@@ -57,10 +57,10 @@ class GroupReducer:
 
     def _gathered(self, counts: Tensor, local: Moments) -> tuple[Moments, Tensor]:
         packed = torch.cat([counts, local.mean, local.var])
-        everything = packed.new_empty(dist.get_world_size(self.process_group) * packed.numel())
         # torch 2.13 has renamed it, and warns on the old name.
         gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         with unseen_by_selective_checkpointing():
+            everything = packed.new_empty(dist.get_world_size(self.process_group) * packed.numel())
             gather(everything, packed, group=self.process_group)
         parts = everything.view(-1, packed.numel())
         count, masked, numbers = parts[:, 0], parts[:, 1], parts[:, 2:]
@@ -78,8 +78,8 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, process_group: Any) -> Tensor:
         ctx.process_group = process_group
-        total = values.clone(memory_format=torch.contiguous_format)
         with unseen_by_selective_checkpointing():
+            total = values.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(total, group=process_group)
         return total
 

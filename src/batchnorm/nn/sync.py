@@ -1,6 +1,7 @@
 """Batch norm over the batches of several processes."""
 
-from typing import Any, ClassVar
+import copy
+from typing import Any, ClassVar, Self
 
 import torch.distributed as dist
 from torch import Tensor
@@ -76,6 +77,13 @@ class SyncBatchNorm(TrackedNorm, _BatchNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.process_group = process_group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A process group cannot be copied; what memo has is not.
+        memo[id(self.process_group)] = self.process_group
+        new = memo[id(self)] = type(self).__new__(type(self))
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def _normalize(
         self, input: Tensor, residual: Tensor | None, act: ActivationLike, mask: Tensor | None
