@@ -1,5 +1,7 @@
 """Running statistics: how a batch moves them, and when it does not."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from batchnorm.errors import TransformError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import in_function_transform, unseen_by_selective_checkpointing, wide_dtype
 
-__all__ = ["blend", "is_recomputed", "track"]
+__all__ = ["blend", "is_recomputed", "track", "track_values"]
 
 
 def is_recomputed() -> bool:
@@ -31,7 +33,25 @@ def track(stats: RunningStats, batch: Moments, momentum: float | None) -> None:
     """
     # The second pass of checkpointing does not track.
     with torch.no_grad(), unseen_by_selective_checkpointing():
-        _write(stats, *_moved(stats, batch, momentum))
+        _write(stats, *_moved(stats, (batch.mean, batch.unbiased_var()), batch.count, momentum))
+
+
+def track_values(
+    stats: RunningStats, values: Sequence[Tensor], count: int | Tensor, momentum: float | None
+) -> None:
+    """As `track`, towards any two numbers a channel: what a layer averages in place of mean and variance.
+
+    Args:
+        stats: the buffers.
+        values: (C,) each, what the first and the second buffer average.
+        count: values a channel behind them.
+        momentum: as in `track`.
+
+    Raises:
+        TransformError: as `track`.
+    """
+    with torch.no_grad(), unseen_by_selective_checkpointing():
+        _write(stats, *_moved(stats, values, count, momentum))
 
 
 def blend(
@@ -41,39 +61,48 @@ def blend(
 
     A channel keeps its own where the batch's are not finite in the buffers' dtype.
     """
-    if not isinstance(batch.count, Tensor) and batch.count == 0:
-        return running_mean, running_var
-    wide = batch.mean.dtype
-    var = batch.unbiased_var()
-    usable = torch.isfinite(batch.mean.to(running_mean.dtype)) & torch.isfinite(var.to(running_var.dtype))
-    if isinstance(batch.count, Tensor):
-        usable = usable & (batch.count > 1)
+    values = batch.mean, batch.unbiased_var()
+    return _averaged((running_mean, running_var), values, batch.count, momentum)
+
+
+def _averaged(
+    buffers: tuple[Tensor, Tensor],
+    values: Sequence[Tensor],
+    count: int | Tensor,
+    momentum: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    if not isinstance(count, Tensor) and count == 0:
+        return buffers
+    usable = torch.isfinite(values[0].to(buffers[0].dtype)) & torch.isfinite(values[1].to(buffers[1].dtype))
+    if isinstance(count, Tensor):
+        usable = usable & (count > 1)
+    wide = values[0].dtype
     moved = [
         torch.where(usable, (1 - momentum) * old.to(wide) + momentum * new, old.to(wide)).to(old.dtype)
-        for old, new in ((running_mean, batch.mean), (running_var, var))
+        for old, new in zip(buffers, values, strict=True)
     ]
     return moved[0].detach(), moved[1].detach()
 
 
 def _moved(
-    stats: RunningStats, batch: Moments, momentum: float | None
+    stats: RunningStats, values: Sequence[Tensor], count: int | Tensor, momentum: float | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    counter = _ticked(stats.num_batches_tracked, batch, momentum)
+    counter = _ticked(stats.num_batches_tracked, count, momentum)
     if stats.mean is None or stats.var is None:
         return None, None, counter
     weight: float | Tensor = 0.0 if momentum is None else momentum
     if momentum is None and counter is not None:
-        weight = 1.0 / counter.to(wide_dtype(batch.mean)).clamp(min=1)
-    return *blend(stats.mean, stats.var, batch, weight), counter
+        weight = 1.0 / counter.to(wide_dtype(values[0])).clamp(min=1)
+    return *_averaged((stats.mean, stats.var), values, count, weight), counter
 
 
-def _ticked(counter: Tensor | None, batch: Moments, momentum: float | None) -> Tensor | None:
+def _ticked(counter: Tensor | None, count: int | Tensor, momentum: float | None) -> Tensor | None:
     """The counter after this batch. A batch without statistics would weigh in a cumulative average as 0 and 1 do."""
     if counter is None:
         return None
-    if isinstance(batch.count, Tensor):
-        return counter + (batch.count > 1).to(counter.dtype)
-    return counter if batch.count == 0 and momentum is None else counter + 1
+    if isinstance(count, Tensor):
+        return counter + (count > 1).to(counter.dtype)
+    return counter if count == 0 and momentum is None else counter + 1
 
 
 def _write(stats: RunningStats, *new: Tensor | None) -> None:

@@ -19,7 +19,7 @@ from batchnorm.functional import normalize_and_track
 from batchnorm.moments import UNTRACKED, RunningStats
 from batchnorm.ops import Affine
 
-__all__ = ["TrackedNorm"]
+__all__ = ["TrackedNorm", "packed_alike", "packed_as"]
 
 _RUNNING = ("running_mean", "running_var")
 
@@ -115,9 +115,9 @@ class TrackedNorm(_NormBase):
             raise DimensionError(f"{type(self).__name__} takes no PackedSequence; use BatchNorm1d")
         if mask is not None or lengths is not None:
             raise ArgumentError("a PackedSequence holds valid values only; mask and lengths must be None")
-        kept = None if residual is None else _packed_alike(input, residual)
+        kept = None if residual is None else packed_alike(input, residual)
         data = self._normalize(input.data, kept, act, None)
-        return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+        return packed_as(input, data)
 
     def _mask_of(self, input: Tensor, mask: Tensor | None, lengths: Tensor | Sequence[int]) -> Tensor:
         if mask is not None:
@@ -186,7 +186,8 @@ def _widened(buffer: Tensor) -> Tensor:
     return buffer.to(torch.float32)
 
 
-def _packed_alike(input: PackedSequence, residual: Tensor | PackedSequence) -> Tensor:
+def packed_alike(input: PackedSequence, residual: Tensor | PackedSequence) -> Tensor:
+    """The residual's values, after a look that they are packed as the input's are."""
     if not isinstance(residual, PackedSequence):
         raise ArgumentError("residual is a Tensor but the input is a PackedSequence; pack both or neither")
     first, second = input.sorted_indices, residual.sorted_indices
@@ -194,3 +195,8 @@ def _packed_alike(input: PackedSequence, residual: Tensor | PackedSequence) -> T
     if not same_order or not torch.equal(input.batch_sizes, residual.batch_sizes):
         raise ArgumentError("residual must be packed as the input is: the same lengths in the same order")
     return residual.data
+
+
+def packed_as(input: PackedSequence, data: Tensor) -> PackedSequence:
+    """Other values in the order of the input's."""
+    return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)

@@ -39,7 +39,8 @@ _BLOCK = 2**18  # values; their float64 copies, 2 MiB each, stay in the cache
 class Affine(NamedTuple):
     """What follows the standardization: act(xhat * weight + bias + residual), 0 where `mask` is False.
 
-    `weight` and `bias` are (C,); `residual` has the shape of x; `mask` is bool and broadcasts against x.
+    `weight` and `bias` are (C,); `residual` has the shape of x; `mask` is bool and broadcasts against x. A mask that
+    differs between channels only the reference takes.
     """
 
     weight: Tensor | None = None
@@ -131,8 +132,12 @@ def moments(x: Tensor, mask: Tensor | None, channel_dim: int) -> Moments:
 
 
 def _valid_count(x: Tensor, mask: Tensor, channel_dim: int) -> Tensor:
-    positions = [1 if dim == channel_dim else x.size(dim) for dim in range(x.dim())]
-    return mask.expand(positions).sum(dtype=wide_dtype(x))
+    """How many positions are valid: one number for a mask that all channels share, else one a channel."""
+    sizes = [mask.size(dim) if dim == channel_dim else x.size(dim) for dim in range(x.dim())]
+    valid, dtype = mask.expand(sizes), wide_dtype(x)
+    if mask.size(channel_dim) == 1:
+        return valid.sum(dtype=dtype)
+    return valid.sum(_reduced_dims(x, channel_dim), dtype=dtype)
 
 
 def _centre(x: Tensor, mean: Tensor, mask: Tensor | None, channel_dim: int) -> Tensor:
@@ -283,7 +288,8 @@ def backward(
         grads[1] = (sum_dy_xmu * invstd).to(parameter_dtype) if need_weight else None
         grads[2] = sum_dy.to(parameter_dtype) if need_bias else None
         if saved.is_from_batch(rows):
-            count = rows[3, 0].clamp(min=1)
+            shared = affine.mask is None or affine.mask.size(channel_dim) == 1
+            count = (rows[3, 0] if shared else rows[3]).clamp(min=1)
             means = (sum_dy / count, sum_dy_xmu / count)
     if need_x or need_residual:
         grad_x, grad_z = grad_input(grad_output, x, mean, invstd, affine, channel_dim, means)
