@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from batchnorm.activations import Activation
-from batchnorm.errors import DtypeError, ShapeError
+from batchnorm.errors import DtypeError, ShapeError, TransformError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import (
     Affine,
     Backend,
     direct,
+    exported,
     invstd_of,
     is_batched,
     is_plain,
@@ -139,6 +140,8 @@ def normalize_with_given(
     if not is_plain(x, affine.weight, affine.bias, affine.residual, mean, var):
         if library.serves(x, affine):
             return library.evaluate(x, mean, var, affine, eps, channel_dim)[0]
+        if exported.serves(affine):
+            return exported.evaluate(x, mean, var, affine, eps, channel_dim)
         mean, invstd = mean.detach(), invstd_of(var.detach(), x, eps)
         return like_input(x, reference.normalize(x, mean, invstd, affine, channel_dim))
     call = Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
@@ -150,6 +153,11 @@ def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple
     if library.serves(x, affine):
         output, rows = library.forward(x, affine, eps, channel_dim)
         return output, saved.moments_of(rows.detach(), x, affine.mask is not None)
+    if torch._C._get_tracing_state() is not None:
+        raise TransformError(
+            "torch.jit.trace cannot record a batch norm that uses its batch's statistics; trace the model in eval(), "
+            "with running statistics, or use torch.export.export or torch.compile"
+        )
     batch = reference.moments(x, affine.mask, channel_dim)
     output = reference.normalize(x, batch.mean, invstd_of(batch.var, x, eps), affine, channel_dim)
     count = batch.count.detach() if isinstance(batch.count, Tensor) else batch.count

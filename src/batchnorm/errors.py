@@ -58,7 +58,7 @@ class DtypeError(BatchNormError, NotImplementedError):
 
 
 class TransformError(BatchNormError, RuntimeError):
-    """A function transform (vmap, grad, ...) meets buffers that it cannot update."""
+    """A function transform (vmap, grad, ...) or a tracer meets what it cannot carry, such as buffers it did not get."""
 
 
 class BackendError(BatchNormError, RuntimeError):

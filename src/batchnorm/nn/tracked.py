@@ -149,6 +149,14 @@ class TrackedNorm(_NormBase):
         path = proxy.tracer.path_of_module(self)  # type: ignore[attr-defined]
         return proxy.tracer.create_proxy("call_module", path, args, kwargs)
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse torch.jit.script, which asks this of every module that it finds."""
+        name = type(self).__name__
+        raise TransformError(
+            f"torch.jit.script cannot compile {name}; use torch.export.export or torch.jit.trace of the model in "
+            "eval(), or batchnorm.convert(model, to='torch') before scripting"
+        )
+
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the counter to 0; keeps both float32 or wider."""
         self._widen_buffers()

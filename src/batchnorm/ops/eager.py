@@ -25,7 +25,8 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def in_function_transform() -> bool:
     """Whether a torch.func transform (vmap, grad, jvp, ...) is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    active: bool = torch._C._are_functorch_transforms_active()  # which torch.compile reads too
+    return active
 
 
 def is_batched(grad_output: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from batchnorm._state import CHOICE
 from batchnorm.activations import Activation
 from batchnorm.ops import native, saved
+from batchnorm.ops.eager import in_function_transform
 from batchnorm.ops.layout import form_of
 from batchnorm.ops.reference import Affine
 from batchnorm.ops.shared_library import load
@@ -42,6 +43,7 @@ def serves(x: Tensor, affine: Affine) -> bool:
     return (
         torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
+        and not in_function_transform()
         and CHOICE.backend != "reference"
         and native.serves(x, affine)
         and _is_loaded()
