@@ -103,6 +103,27 @@ class TrackedNorm(_NormBase):
         affine = Affine(weight, bias, residual, act, mask)
         return normalize_and_track(input, stats, affine, training, self.momentum, self.eps, self._channel_dim)
 
+    def _normalize_with(
+        self,
+        stats: RunningStats,
+        training: bool,
+        input: Tensor,
+        residual: Tensor | None,
+        act: ActivationLike,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """What `_normalize` does, with statistics that a layer chooses: moved in training, used otherwise."""
+        # `_normalize` does not end in a call of this: on small tensors a call more is some per cent of its time.
+        weight, bias, act = self.weight, self.bias, resolve(act)
+        if mask is None and self._channel_dim == 1:
+            output = normalize_directly(
+                input, weight, bias, residual, act, stats, training, self.momentum, self.eps
+            )
+            if output is not None:
+                return output
+        affine = Affine(weight, bias, residual, act, mask)
+        return normalize_and_track(input, stats, affine, training, self.momentum, self.eps, self._channel_dim)
+
     def _forward_packed(
         self,
         input: PackedSequence,
