@@ -106,7 +106,7 @@ struct RowsPlan {
 
 static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, int threads) {
   RowsPlan plan = {false, call.channels, 1, call.channels, call.outer, 0};
-  const int64_t narrowest = 4 * lanes, column_bytes = most(1, call.outer * value_bytes * tensors);
+  const int64_t narrowest = 2 * lanes, column_bytes = most(1, call.outer * value_bytes * tensors);
   const int64_t block = level2_bytes() / 2 / column_bytes / narrowest * narrowest;
   if (block >= narrowest && call.channels >= narrowest * threads) {
     plan.by_columns = true;
@@ -114,10 +114,11 @@ static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int l
     plan.block = least(block, most(narrowest, fair));
     return plan;
   }
-  if (!call.mask && call.channels < 2 * narrowest && call.channels % narrowest != 0) {
+  const int64_t filled = 4 * lanes;
+  if (!call.mask && call.channels < 2 * filled && call.channels % filled != 0) {
     int64_t fold = 1;
     while (fold * call.channels % lanes != 0) ++fold;
-    while (fold * call.channels < narrowest) fold *= 2;
+    while (fold * call.channels < filled) fold *= 2;
     if (call.outer >= 8 * fold * threads) {
       plan.fold = fold;
       plan.block = plan.width = fold * call.channels;

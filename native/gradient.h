@@ -99,39 +99,28 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
   using S = Compute<T>;
   using V = Vector<S>;
   const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
-  auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
-    for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
-      const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
-      const V offset = load(numbers.offset + at + i, lanes, V{}), slope = load(numbers.slope + at + i, lanes, V{});
-      const V base = load(numbers.base + at + i, lanes, V{});
-      for (int k = 0; k < decltype(count)::value; ++k) {
-        const int64_t from = (row + k) * stride + i, later = from + kRowsAhead * stride;
+  for_columns<S>(rows, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
+    const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
+    const V offset = load(numbers.offset + at + i, lanes, V{}), slope = load(numbers.slope + at + i, lanes, V{});
+    const V base = load(numbers.base + at + i, lanes, V{});
+    return [=](int64_t row) __attribute__((always_inline)) {
+      const int64_t from = row * stride + i, later = from + kRowsOfBlock * stride;
+      V dx{}, dy{};
+      if (!mask || mask[row]) {
         prefetch(x + later);
         prefetch(grad_output + later);
         if (kReadsSecond<Act, kSecond>) prefetch(second + later);
         V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
         V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
-        V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+        dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
         V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
-        if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + from, dy, lanes, past);
-        if (grad_x) store(grad_x + from, fma(fma(xhat, slope, dy), scale, base), lanes, past);
+        dx = fma(fma(xhat, slope, dy), scale, base);
       }
-    });
-  };
-  int64_t row = 0;
-  if (Act::kCheap && !mask)
-    for (; row + 4 <= rows; row += 4) some(row, Count<4>{});
-  for (; row < rows; ++row) {
-    if (!mask || mask[row]) {
-      some(row, Count<1>{});
-      continue;
-    }
-    for (int64_t i = 0; i < width; ++i) {
-      if (grad_residual) grad_residual[row * stride + i] = T{};
-      if (grad_x) grad_x[row * stride + i] = T{};
-    }
-  }
+      if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + from, dy, lanes, past);
+      if (grad_x) store(grad_x + from, dx, lanes, past);
+    };
+  });
 }
 
 template <class T> struct GradientKernels {

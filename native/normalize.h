@@ -40,7 +40,7 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   }
 }
 
-// Rows `stride` apart, `width` channels of each; several rows share what is read of the channels.
+// Rows `stride` apart, `width` channels of each.
 template <class T, class Act, bool kResidual>
 static __attribute__((noinline)) void normalize_rows(const T *x, const T *residual, const uint8_t *mask, T *y,
                                                      int64_t rows, int64_t stride, int64_t width,
@@ -49,29 +49,19 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
   using S = Compute<T>;
   using V = Vector<S>;
   const bool past = numbers.past_caches;
-  auto some = [&](int64_t row, auto count) __attribute__((always_inline)) {
-    for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
-      const V shift = load(numbers.shift + at + i, lanes, V{});
-      for (int k = 0; k < decltype(count)::value; ++k) {
-        const int64_t from = (row + k) * stride + i, later = from + kRowsAhead * stride;
-        prefetch(x + later);
-        if (kResidual) prefetch(residual + later);
-        V z = pre_activation(load(x + from, lanes, high), high, scale, shift);
-        if (kResidual) z += load(residual + from, lanes, V{});
-        store(y + from, Act::forward(z, parameter), lanes, past);
-      }
-    });
-  };
-  int64_t row = 0;
-  if (Act::kCheap && !mask)
-    for (; row + 4 <= rows; row += 4) some(row, Count<4>{});
-  for (; row < rows; ++row) {
-    if (!mask || mask[row])
-      some(row, Count<1>{});
-    else
-      for (int64_t i = 0; i < width; ++i) y[row * stride + i] = T{};
-  }
+  for_columns<S>(rows, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
+    const V shift = load(numbers.shift + at + i, lanes, V{});
+    return [=](int64_t row) __attribute__((always_inline)) {
+      const int64_t from = row * stride + i, later = from + kRowsOfBlock * stride;
+      if (mask && !mask[row]) return store(y + from, V{}, lanes, past);
+      prefetch(x + later);
+      if (kResidual) prefetch(residual + later);
+      V z = pre_activation(load(x + from, lanes, high), high, scale, shift);
+      if (kResidual) z += load(residual + from, lanes, V{});
+      store(y + from, Act::forward(z, parameter), lanes, past);
+    };
+  });
 }
 
 template <class T> struct NormalizeKernels {

@@ -9,8 +9,6 @@
 
 namespace BN_ISA {
 
-constexpr int64_t kRowsOfBlock = 16;  // values that one lane sums before they become doubles; see TwoSums
-
 BN_INLINE void add_lanes(double *to, vdouble v, Whole) { store(to, load(to) + v); }
 BN_INLINE void add_lanes(double *to, vfloat v, Whole) {
   vdouble wide[2] = {load(to), load(to + kLanes<double>)};

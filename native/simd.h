@@ -282,11 +282,6 @@ struct Tail { int lanes; };
 
 template <int n> struct Count { static constexpr int value = n; };
 
-// Ask for what is needed soon: processors do not foresee columns of rows that lie far apart. An address past the end of a
-// tensor does no harm.
-constexpr int64_t kRowsAhead = 8;
-template <class T> BN_INLINE void prefetch(const T *at) { __builtin_prefetch(at); }
-
 template <class T, class V> BN_INLINE V load(const T *from, Whole, V) { return load(from); }
 template <class T, class V> BN_INLINE V load(const T *from, Tail tail, V fill) { return load(from, tail.lanes, fill); }
 template <class T, class V> BN_INLINE void store(T *to, V v, Whole) { store(to, v); }
@@ -315,6 +310,24 @@ template <class S, class Body> BN_INLINE void for_vectors_twice(int64_t n, Body 
     return;
   }
   for (int64_t i = 0; i < n; i += W) body(i + W > n ? n - W : i, Whole{});
+}
+
+// Rows in which the channels lie side by side are worked on in blocks, a vector of channels at a time: what a kernel reads
+// of its channels is read once a block. So many values a lane may also sum before they become doubles; see TwoSums.
+constexpr int64_t kRowsOfBlock = 16;
+
+// Ask for what the next block needs: processors do not foresee rows that lie far apart. Past the end it does no harm.
+template <class T> BN_INLINE void prefetch(const T *at) { __builtin_prefetch(at); }
+
+// Call the function that column(i, lanes) returns for each row. It may run twice on a value, as in for_vectors_twice.
+template <class S, class Column> BN_INLINE void for_columns(int64_t rows, int64_t width, Column column) {
+  for (int64_t first = 0; first < rows; first += kRowsOfBlock) {
+    const int64_t last = rows - first < kRowsOfBlock ? rows : first + kRowsOfBlock;
+    for_vectors_twice<S>(width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      const auto take = column(i, lanes);
+      for (int64_t row = first; row < last; ++row) take(row);
+    });
+  }
 }
 
 // Lane by lane into doubles. A copy of half of v in memory would keep the sums of the calling loop there too.
