@@ -55,7 +55,8 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
   const int asked = useful_threads(call);
   const Split split = planes_split(call, asked);
   const bool alone = split == Split::channels;
-  const int64_t width = alone ? 1 : call.channels, each = Numbers<S>::bytes(width), for_sums = Pieces::bytes<Sums>(width);
+  const int64_t width = alone ? channels_of_block(call, sizeof(T), call.second ? 3 : 2) : call.channels;
+  const int64_t each = Numbers<S>::bytes(width), for_sums = Pieces::bytes<Sums>(width);
   Scratch scratch(asked * (each + for_sums));
   if (!scratch.memory()) return -1;
   char *const partial = scratch.memory() + asked * each;
@@ -71,8 +72,8 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
     numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
     auto sums_by = [&](int who) { return (Sums *)(partial + who * for_sums); };
+    auto set_numbers = [&](int64_t c, int64_t at) { numbers.set(call, c, at, call.mean[c], call.invstd[c]); };
     auto sum = [&](int64_t c, int64_t at) {
-      numbers.set(call, c, at, call.mean[c], call.invstd[c]);
       if (!steps.sums) return;
       const int64_t from = first_value(call, part, c);
       sums_by(thread)[at] = kernels.moments_runs((const T *)call.grad_output + from, (const T *)call.x + from,
@@ -95,13 +96,16 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
                          at, parameter);
     };
     if (alone) {
-      for (int64_t c = part.channel_begin; c < part.channel_end; ++c) {
-        sum(c, 0);
-        finish(c, 0);
-        input(c, 0);
+      for (int64_t begin = part.channel_begin; begin < part.channel_end; begin += width) {
+        const int64_t end = least(begin + width, part.channel_end);
+        for (int64_t c = begin; c < end; ++c) set_numbers(c, c - begin);
+        for (int64_t c = begin; c < end; ++c) sum(c, c - begin);
+        for (int64_t c = begin; c < end; ++c) finish(c, c - begin);
+        for (int64_t c = begin; c < end; ++c) input(c, c - begin);
       }
       return;
     }
+    for (int64_t c = 0; c < call.channels; ++c) set_numbers(c, c);
     for (int64_t c = 0; c < call.channels; ++c) sum(c, c);
     wait_for_team(threads);
     for (int64_t c = 0; c < call.channels; ++c) finish(c, c);

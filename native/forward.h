@@ -43,19 +43,27 @@ static inline const uint8_t *first_mask(const bn_call &call, const Part &part) {
 }
 
 template <class T>
-static PartialMoments moments_of_channel(const bn_call &call, const Part &part, const Anchors &anchors, double count,
-                                         int64_t channel) {
+static PartialMoments moments_of_channel(const bn_call &call, const Part &part, double count, int64_t channel,
+                                         Compute<T> rough) {
   PartialMoments result = {0, 0, 0};
   if (count == 0) return result;
   const T *x = (const T *)call.x + first_value(call, part, channel);
   const Runs runs = runs_of(call, part);
-  auto around = [&](Compute<T> rough) {
-    Sums sums = moments_runs(x, first_mask(call, part), runs, rough);
-    return judged(call, count, double(rough), sums.a, sums.b, result);
+  auto around = [&](Compute<T> middle) {
+    Sums sums = moments_runs(x, first_mask(call, part), runs, middle);
+    return judged(call, count, double(middle), sums.a, sums.b, result);
   };
-  Verdict verdict = around(rough_mean<T>(call, channel, anchors));
+  Verdict verdict = around(rough);
   if (verdict == Verdict::far_from_mean) verdict = around(Compute<T>(result.mean));
   return verdict == Verdict::out_of_range ? wide_moments<T>(call, channel, part) : result;
+}
+
+// Small channels go through each step together: what a channel costs beside its values (a rough mean, merging, roots and
+// quotients) is a chain of instructions that wait for each other, and the chains of several channels run at once.
+constexpr int64_t kBlockBytes = 24 << 10;  // read, and still in the first-level cache for the next step
+
+static inline int64_t channels_of_block(const bn_call &call, int64_t value_bytes, int tensors_read) {
+  return most(1, least(16, kBlockBytes / most(1, call.outer * call.inner * value_bytes * tensors_read)));
 }
 
 constexpr int64_t kLongRun = 1024;  // bytes
@@ -89,8 +97,8 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
     return normalize_in_order<T>(call, steps, kernels);
   const Split split = planes_split(call, asked);
   const bool alone = split == Split::channels;  // no other thread has values of this one's channels
-  const int64_t width = alone ? 1 : call.channels, each = Numbers<S>::bytes(width);
-  const int64_t for_moments = Pieces::bytes<PartialMoments>(width);
+  const int64_t width = alone ? channels_of_block(call, sizeof(T), call.second ? 2 : 1) : call.channels;
+  const int64_t each = Numbers<S>::bytes(width), for_moments = Pieces::bytes<PartialMoments>(width);
   Scratch scratch(asked * (each + for_moments));
   if (!scratch.memory()) return -1;
   char *const partial = scratch.memory() + asked * each;
@@ -105,7 +113,13 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
     const Anchors anchors = steps.statistics ? find_anchors(call, part) : Anchors{};
     const double count = steps.statistics ? double(valid_positions(call, part)) : 0.0;
     auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
-    auto find = [&](int64_t c, int64_t at) { found_by(thread)[at] = moments_of_channel<T>(call, part, anchors, count, c); };
+    auto find = [&](int64_t begin, int64_t end) {
+      if (!steps.statistics) return;
+      PartialMoments *found = found_by(thread);
+      for (int64_t c = begin; c < end; ++c) found[c - begin].mean = rough_mean<T>(call, c, anchors);
+      for (int64_t c = begin; c < end; ++c)
+        found[c - begin] = moments_of_channel<T>(call, part, count, c, Compute<T>(found[c - begin].mean));
+    };
     auto set_numbers = [&](int64_t c, int64_t at) {
       double mean = 0, invstd = 0;
       if (steps.statistics) {
@@ -127,14 +141,15 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
                    first_mask(call, part), (T *)call.output + from, runs, numbers, at, S(call.act_parameter));
     };
     if (alone) {
-      for (int64_t c = part.channel_begin; c < part.channel_end; ++c) {
-        if (steps.statistics) find(c, 0);
-        set_numbers(c, 0);
-        normalize(c, 0);
+      for (int64_t begin = part.channel_begin; begin < part.channel_end; begin += width) {
+        const int64_t end = least(begin + width, part.channel_end);
+        find(begin, end);
+        for (int64_t c = begin; c < end; ++c) set_numbers(c, c - begin);
+        for (int64_t c = begin; c < end; ++c) normalize(c, c - begin);
       }
       return;
     }
-    for (int64_t c = 0; steps.statistics && c < call.channels; ++c) find(c, c);
+    find(0, call.channels);
     wait_for_team(threads);
     for (int64_t c = 0; c < call.channels; ++c) set_numbers(c, c);
     for (int64_t c = call.channels; c-- > 0;) normalize(c, c);

@@ -8,6 +8,7 @@
 #include "channels.h"
 #include "moments.h"
 #include "normalize.h"
+#include "pairs.h"
 #include "simd.h"
 
 namespace BN_ISA {
@@ -41,7 +42,7 @@ static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, co
   const V high = splat(numbers.high[channel]), scale = splat(numbers.scale[channel]);
   const V shift = splat(numbers.shift[channel]), invstd = splat(numbers.invstd[channel]);
   const V offset = splat(numbers.offset[channel]);
-  return sum_runs<S, Act::kCheap>(runs, mask, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+  return sum_runs<T, Act::kCheap>(runs, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
     V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
     V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
     V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
@@ -71,20 +72,23 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
   const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
   for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
     const int64_t from = run * runs.stride;
-    for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+    for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const int64_t at = from + i;
-      V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
-      V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
-      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-      V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
-      V dx = fma(fma(xhat, slope, dy), scale, base);
-      if (mask) {
-        auto keep = valid<S>(mask + run * runs.mask_stride + i, lanes);
-        dy = select(keep, dy, V{});
-        dx = select(keep, dx, V{});
-      }
-      if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + at, dy, lanes, past);
-      if (grad_x) store(grad_x + at, dx, lanes, past);
+      V dx[2], dy[2];
+      for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
+        V value = load(x + at, part, high), grad = loaded(load(grad_output + at, part, V{}));
+        V other = kReadsSecond<Act, kSecond> ? load(second + at, part, V{}) : V{};
+        dy[k] = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+        V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
+        dx[k] = fma(fma(xhat, slope, dy[k]), scale, base);
+        if (mask) {
+          auto keep = valid<S>(mask + run * runs.mask_stride + i, part);
+          dy[k] = select(keep, dy[k], V{});
+          dx[k] = select(keep, dx[k], V{});
+        }
+      });
+      if (kHasResidual<Act, kSecond> && grad_residual) store_parts(grad_residual + at, dy, lanes, past);
+      if (grad_x) store_parts(grad_x + at, dx, lanes, past);
     });
   }
 }

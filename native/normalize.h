@@ -5,6 +5,7 @@
 #include "activations.h"
 #include "channels.h"
 #include "moments.h"
+#include "pairs.h"
 #include "simd.h"
 
 namespace BN_ISA {
@@ -22,20 +23,15 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   const bool past = numbers.past_caches;
   for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
     const int64_t from = run * runs.stride;
-    auto one = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      V z = pre_activation(load(x + from + i, lanes, high), high, scale, shift);
-      if (kResidual) z += load(residual + from + i, lanes, V{});
-      return Act::forward(z, parameter);
-    };
-    if (!mask) {
-      for_vectors_twice<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        store(y + from + i, one(i, lanes), lanes, past);
+    for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      V out[2];
+      for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
+        V z = pre_activation(load(x + from + i, part, high), high, scale, shift);
+        if (kResidual) z += load(residual + from + i, part, V{});
+        out[k] = Act::forward(z, parameter);
+        if (mask) out[k] = select(valid<S>(mask + run * runs.mask_stride + i, part), out[k], V{});
       });
-      continue;
-    }
-    const uint8_t *kept = mask + run * runs.mask_stride;
-    for_vectors<S>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      store(y + from + i, select(valid<S>(kept + i, lanes), one(i, lanes), V{}), lanes);
+      store_parts(y + from + i, out, lanes, past);
     });
   }
 }

@@ -124,12 +124,12 @@ BN_INLINE vuint16 lower_halves(vuint32 v) { return __builtin_convertvector(v, vu
 
 BN_INLINE vfloat widen(vuint16 raw, bfloat16) { return (vfloat)(widened(raw) << 16); }
 
-BN_INLINE vuint16 narrow(vfloat v, bfloat16) {
-  vuint32 raw = (vuint32)v;
-  vuint32 rounded = (raw + 0x7fffu + ((raw >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  vint32 is_number = v == v;
-  return lower_halves((vuint32)(is_number ? (vint32)rounded : (vint32)(0x7fc0u - vuint32{})));
+// The upper half of the result is the bfloat16: to nearest, ties to even.
+BN_INLINE vuint32 rounded_to_bfloat16(vfloat v) {
+  vuint32 raw = (vuint32)v, rounded = raw + 0x7fffu + ((raw >> 16) & 1u);
+  return (vuint32)(v == v ? (vint32)rounded : (vint32)(0x7fc00000u - vuint32{}));
 }
+BN_INLINE vuint16 narrow(vfloat v, bfloat16) { return lower_halves(rounded_to_bfloat16(v) >> 16); }
 
 #if BN_VECTOR_BYTES == 64
 BN_INLINE vfloat widen(vuint16 raw, float16) { return (vfloat)_mm512_cvtph_ps((__m256i)raw); }
@@ -290,8 +290,13 @@ template <class T, class V> BN_INLINE void store(T *to, V v, Whole, bool past) {
 template <class T, class V> BN_INLINE void store(T *to, V v, Tail tail, bool) { store(to, v, tail.lanes); }
 template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Whole) { return nonzero(from, S{}); }
 template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Tail tail) {
+#if BN_VECTOR_BYTES == 64
+  uint8_t buffer[16];
+  _mm_storeu_si128((__m128i *)buffer, _mm_maskz_loadu_epi8(__mmask16((1u << tail.lanes) - 1), from));
+#else
   uint8_t buffer[kLanes<S>] = {};
   for (int i = 0; i < tail.lanes; ++i) buffer[i] = from[i];
+#endif
   return nonzero(buffer, S{});
 }
 
