@@ -18,7 +18,7 @@ struct Identity {
 
 struct Relu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
-  template <class V, class S> BN_INLINE V forward(V z, S) { return select(z <= S(0), V{}, z); }
+  template <class V, class S> BN_INLINE V forward(V z, S) { return at_least(z, V{}); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) { return select(z <= S(0), V{}, grad); }
 };
 
@@ -29,9 +29,7 @@ struct ReluOfOutput : Relu {
 
 struct Relu6 {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
-  template <class V, class S> BN_INLINE V forward(V z, S) {
-    return select(z <= S(0), V{}, select(z >= S(6), splat(S(6)), z));
-  }
+  template <class V, class S> BN_INLINE V forward(V z, S) { return at_most(at_least(z, V{}), splat(S(6))); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     return select(z <= S(0), V{}, select(z >= S(6), V{}, grad));
   }
@@ -79,8 +77,7 @@ struct GeluTanh {
 struct Hardswish {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S) {
-    V gate = z + S(3);
-    gate = select(gate < S(0), V{}, select(gate > S(6), splat(S(6)), gate));
+    V gate = at_most(at_least(z + S(3), V{}), splat(S(6)));
     return z * gate * S(1.0 / 6);
   }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {

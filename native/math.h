@@ -36,10 +36,6 @@ template <> struct Layout<double> {
 BN_INLINE vfloat magnitude(vfloat v) { return (vfloat)(bits(v) & 0x7fffffff); }
 BN_INLINE vdouble magnitude(vdouble v) { return (vdouble)(bits(v) & 0x7fffffffffffffff); }
 
-// Not below and not above: NaN stays NaN.
-template <class V> BN_INLINE V at_least(V v, V limit) { return v < limit ? limit : v; }
-template <class V> BN_INLINE V at_most(V v, V limit) { return limit < v ? limit : v; }
-
 template <class S, int count> BN_INLINE Vector<S> polynomial(const S (&coefficients)[count], Vector<S> v) {
   Vector<S> result = splat(coefficients[count - 1]);
   for (int i = count - 2; i >= 0; --i) result = fma(result, v, splat(coefficients[i]));

@@ -85,6 +85,23 @@ BN_INLINE vdouble fma(vdouble a, vdouble b, vdouble c) {
 #endif
 }
 
+// Not below and not above `limit`; NaN stays NaN, and of two zeros v stays: the processors' instructions do just that with
+// their operands in this order, and compilers do not find them.
+#if BN_VECTOR_BYTES == 64  // with a mask of all lanes: without one, GCC 12 warns of its own header
+BN_INLINE vfloat at_least(vfloat v, vfloat limit) { return (vfloat)_mm512_maskz_max_ps(__mmask16(-1), (__m512)limit, (__m512)v); }
+BN_INLINE vdouble at_least(vdouble v, vdouble limit) { return (vdouble)_mm512_maskz_max_pd(__mmask8(-1), (__m512d)limit, (__m512d)v); }
+BN_INLINE vfloat at_most(vfloat v, vfloat limit) { return (vfloat)_mm512_maskz_min_ps(__mmask16(-1), (__m512)limit, (__m512)v); }
+BN_INLINE vdouble at_most(vdouble v, vdouble limit) { return (vdouble)_mm512_maskz_min_pd(__mmask8(-1), (__m512d)limit, (__m512d)v); }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE vfloat at_least(vfloat v, vfloat limit) { return (vfloat)_mm256_max_ps((__m256)limit, (__m256)v); }
+BN_INLINE vdouble at_least(vdouble v, vdouble limit) { return (vdouble)_mm256_max_pd((__m256d)limit, (__m256d)v); }
+BN_INLINE vfloat at_most(vfloat v, vfloat limit) { return (vfloat)_mm256_min_ps((__m256)limit, (__m256)v); }
+BN_INLINE vdouble at_most(vdouble v, vdouble limit) { return (vdouble)_mm256_min_pd((__m256d)limit, (__m256d)v); }
+#else
+template <class V> BN_INLINE V at_least(V v, V limit) { return v < limit ? limit : v; }
+template <class V> BN_INLINE V at_most(V v, V limit) { return limit < v ? limit : v; }
+#endif
+
 // Lanes 0 .. n-1 true.
 template <class S> BN_INLINE Mask<S> first_lanes(int n) {
   using Integer = typename VectorOf<S>::integer;
