@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.activations import Activation
+from batchnorm.double_backward import differentiable_backward
 from batchnorm.errors import DtypeError, ShapeError, TransformError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import (
@@ -22,7 +23,6 @@ from batchnorm.ops import (
     reference,
     saved,
     select,
-    wide_dtype,
 )
 from batchnorm.ops.layout import like_input
 from batchnorm.ops.reference import Gradients
@@ -263,7 +263,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return *_differentiable_backward(ctx, grad_output), None
+            return *differentiable_backward(ctx, grad_output), None
         return _general_backward(ctx, grad_output, ctx.saved_tensors)
 
 
@@ -365,44 +365,3 @@ def _check_unpacked(call: Call, grad_output: Tensor, tensors: tuple[Any, ...]) -
                 f"saved_tensors_hooks gave the {name} back with {tensor.numel()} values for {channels} channels; "
                 "unpack what was packed"
             )
-
-
-def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
-    """The gradients of x, weight, bias and residual as functions that autograd can differentiate again."""
-    x, weight, bias, second, mask = ctx.saved_tensors
-    call, act, residual = ctx.call, ctx.call.act, second
-    rows = call.rows
-    if call.keeps_output:
-        grad_output, act, residual = torch.where(second <= 0, 0.0, grad_output), None, None
-    # Views, so that a tensor passed twice (x + BN(x)) gets each of its gradients apart.
-    view = x.view_as(x)
-    given = [
-        view,
-        *(None if tensor is None else tensor.view_as(tensor) for tensor in (weight, bias, residual)),
-    ]
-    affine = Affine(given[1], given[2], given[3], act, mask)
-    mean, invstd = rows[0], rows[1]
-    if saved.is_from_batch(rows):
-        batch = call.moments(view, mask)
-        mean, invstd = batch.mean, invstd_of(batch.var, x, call.eps)
-    grads: list[Tensor | None] = [None] * 4
-    wanted = {
-        index: tensor
-        for index, tensor in enumerate(given)
-        if tensor is not None and ctx.needs_input_grad[index]
-    }
-    if wanted:
-        output = reference.normalize(view, mean, invstd, affine, call.channel_dim)
-        found = torch.autograd.grad(
-            output, list(wanted.values()), grad_output, create_graph=True, allow_unused=True
-        )
-        for index, grad in zip(wanted, found, strict=True):
-            grads[index] = grad
-    if act is None:  # bias and residual were not saved: the output is their sum with the rest
-        dy = grad_output if mask is None else torch.where(mask, grad_output, 0.0)
-        if ctx.needs_input_grad[2]:
-            others = [dim for dim in range(dy.dim()) if dim != call.channel_dim]
-            grads[2] = dy.to(wide_dtype(dy)).sum(others).to(call.parameter_dtype)
-        if ctx.needs_input_grad[3]:
-            grads[3] = dy
-    return grads
