@@ -133,9 +133,9 @@ def with_parameters(layer, weight, bias):
 
 
 def penalty(y, wanted, cotangent):
-    """Gradients of the output, and those of their squares: of x and residual each rank its own, of the rest its sum."""
+    """Gradients of the output, and those of their cubes: of x and residual each rank its own, of the rest its sum."""
     grads = torch.autograd.grad((y * cotangent).sum(), wanted[:2], create_graph=True)
-    again = torch.autograd.grad(sum(g.square().sum() for g in grads) + y.pow(3).sum(), wanted)
+    again = torch.autograd.grad(sum(g.pow(3).sum() for g in grads) + y.pow(3).sum(), wanted)
     return [g.detach() for g in grads], list(again)
 
 
