@@ -6,9 +6,10 @@ __all__ = ["CHOICE", "PROCESS", "Choice", "Process"]
 
 
 class Choice(threading.local):
-    """What this thread asked for with `batchnorm.backend`; a new thread has asked for nothing."""
+    """What this thread asked for with `batchnorm.backend` and `batchnorm.domain`; a new one has asked for nothing."""
 
     backend: str = "auto"
+    domain: int | None = None
 
 
 class Process:

@@ -2,6 +2,7 @@
 
 from batchnorm.nn.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from batchnorm.nn.channels_last import ChannelsLastBatchNorm
+from batchnorm.nn.domain import DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d, domain
 from batchnorm.nn.frozen import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from batchnorm.nn.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from batchnorm.nn.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
@@ -12,6 +13,9 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "ChannelsLastBatchNorm",
+    "DomainBatchNorm1d",
+    "DomainBatchNorm2d",
+    "DomainBatchNorm3d",
     "FrozenBatchNorm1d",
     "FrozenBatchNorm2d",
     "FrozenBatchNorm3d",
@@ -22,4 +26,5 @@ __all__ = [
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "SyncBatchNorm",
+    "domain",
 ]
