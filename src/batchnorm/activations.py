@@ -95,6 +95,8 @@ class Activation:
         return _FORMULAS[self.name].backward(grad, z, self.parameter)
 
 
+_BY_NAME = {name: Activation(name, formula.parameter) for name, formula in _FORMULAS.items()}
+
 ActivationLike = str | nn.Module | Activation | None
 
 
@@ -136,8 +138,8 @@ def resolve(act: ActivationLike) -> Activation | None:
         return None
     if isinstance(act, Activation):
         return act
-    if isinstance(act, str) and act in _FORMULAS:
-        return Activation(act, _FORMULAS[act].parameter)
+    if isinstance(act, str) and act in _BY_NAME:
+        return _BY_NAME[act]
     if isinstance(act, nn.Module):
         found = _from_module(act)
         if found is not None and (act._forward_hooks or act._forward_pre_hooks or act._backward_hooks):

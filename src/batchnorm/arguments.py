@@ -28,6 +28,7 @@ def validate(
     stats: RunningStats,
     affine: Affine,
     training: bool,
+    momentum: float | None,
     eps: float,
     channel_dim: int,
     joined: bool = False,
@@ -39,6 +40,7 @@ def validate(
         stats: the running statistics.
         affine: what follows the standardization; its mask has x's shape without the channel dimension.
         training: whether batch statistics are used.
+        momentum: weight of the new batch, or None.
         eps: added to the variance.
         channel_dim: may be negative.
         joined: whether the statistics are those of x joined with others, so that one value a channel may be enough.
@@ -61,7 +63,13 @@ def validate(
         raise DimensionError(f"channel_dim must be from {-rank} to {rank - 1}, got {channel_dim}")
     if dtype not in _DTYPES:
         raise DtypeError(f"\"batch_norm\" not implemented for '{_names(dtype)}'; use {_names(*_DTYPES)}")
-    if eps <= 0.0:
+    if x.layout is not torch.strided:
+        raise ArgumentError(f"input must be a dense tensor, got layout {x.layout}; call to_dense()")
+    if type(momentum) is not float and momentum is not None:
+        _check_number("momentum", 7, momentum)
+    if type(eps) is not float:
+        _check_number("eps", 8, eps)
+    if not eps > 0.0:  # nor is NaN
         _check_eps(eps, training)
     channel_dim %= rank
     channels = x.shape[channel_dim]
@@ -123,10 +131,18 @@ def _flat(parameter: Tensor | None) -> Tensor | None:
     return parameter if parameter is None or parameter.dim() == 1 else parameter.reshape(-1)
 
 
+def _check_number(name: str, position: int, value: Any) -> None:
+    # What torch takes as well: integers, scalars of numpy, tensors without dimensions.
+    if not hasattr(type(value), "__float__") or (isinstance(value, Tensor) and value.dim() > 0):
+        raise ArgumentTypeError(
+            f"batch_norm(): argument '{name}' (position {position}) must be float, not {type(value).__name__}"
+        )
+
+
 def _check_eps(eps: float, training: bool) -> None:
-    if training and eps <= 0.0:
+    if training and not eps > 0.0:
         raise ArgumentError(f"batch_norm eps must be positive during training, but got {eps}")
-    if eps < 0.0:
+    if not eps >= 0.0:
         raise ArgumentError(f"batch_norm eps must be non-negative, but got {eps}")
 
 
@@ -175,6 +191,8 @@ def _check_residual(x: Tensor, residual: Any) -> None:
         raise ShapeError(
             f"residual should have the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}"
         )
+    if residual.layout is not torch.strided:
+        raise ArgumentError(f"residual must be a dense tensor, got layout {residual.layout}; call to_dense()")
     if residual.dtype not in _DTYPES:
         raise DtypeError(f"residual must be one of {_names(*_DTYPES)}, got {_names(residual.dtype)}")
 

@@ -1,5 +1,6 @@
 """Forward and backward of batch norm: one autograd.Function around a backend, or the operators themselves."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from batchnorm.activations import Activation
 from batchnorm.double_backward import differentiable_backward
-from batchnorm.errors import DtypeError, ShapeError, TransformError
+from batchnorm.errors import TransformError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import (
     Affine,
@@ -54,7 +55,7 @@ def normalize_with_batch(x: Tensor, affine: Affine, eps: float, channel_dim: int
         return _traceable(x, affine, eps, channel_dim)
     call = Call(select(x, affine), affine.act, affine.mask, eps, channel_dim)
     output = run(x, affine, call)
-    return output, saved.moments_of(call.rows, x, affine.mask is not None)
+    return output, call.moments_of(x, affine)
 
 
 def normalize_and_track(
@@ -86,7 +87,7 @@ def normalize_and_track(
         return run(x, affine, call)
     output = run(x, affine, call)
     if any(buffer is not None for buffer in running):
-        track(running, saved.moments_of(call.rows, x, affine.mask is not None), momentum)
+        track(running, call.moments_of(x, affine), momentum)
     return output
 
 
@@ -96,26 +97,28 @@ def normalize_directly(
     bias: Tensor | None,
     residual: Tensor | None,
     act: Activation | None,
-    running: RunningStats,
+    mean: Tensor | None,
+    var: Tensor | None,
+    counter: Tensor | None,
     training: bool,
     momentum: float | None,
     eps: float,
+    channel_dim: int,
 ) -> Tensor | None:
-    """What `functional.normalize_and_track` gives for these unchecked arguments, channels in dimension 1, or None.
+    """What `functional.normalize_and_track` gives for these unchecked arguments, or None.
 
     None says that the call is not one of the common ones that `ops.direct` takes, and that nothing has happened.
     """
-    mean, var, counter = running
     if training:
-        done = direct.forward(x, weight, bias, residual, act, mean, var, counter, momentum, eps)
+        done = direct.forward(x, weight, bias, residual, act, mean, var, counter, momentum, eps, channel_dim)
     else:
-        done = direct.evaluate(x, weight, bias, residual, act, mean, var, eps)
+        done = direct.evaluate(x, weight, bias, residual, act, mean, var, momentum, eps, channel_dim)
     if done is None:
         return None
     output, rows = done
     if not _is_differentiated(x, weight, bias, residual):
         return output
-    call = Call(native, act, None, eps, 1)
+    call = Call(native, act, None, eps, channel_dim % x.dim())
     call.output, call.rows = output, rows
     result: Tensor = _apply_direct(x, weight, bias, residual, call)
     return result
@@ -182,7 +185,7 @@ class Call:
         "running",
     )
 
-    rows: Tensor  # see ops/saved.py
+    rows: "Tensor | array[float]"  # see ops/saved.py
     output: Tensor  # of a forward that has run
     keeps_output: bool
     parameter_dtype: torch.dtype | None
@@ -198,6 +201,14 @@ class Call:
         self.given: tuple[Tensor, Tensor] | None = None
         self.running: RunningStats | None = None
         self.momentum: float | None = None
+
+    def rows_of(self, x: Tensor) -> Tensor:
+        """The rows of a run with x, as a tensor."""
+        return saved.as_tensor(self.rows, x.size(self.channel_dim))
+
+    def moments_of(self, x: Tensor, affine: Affine) -> Moments:
+        """The batch's, after a run."""
+        return saved.moments_of(self.rows_of(x), x, affine.mask is not None)
 
     def run(self, x: Tensor, affine: Affine) -> Tensor:
         if self.given is None:
@@ -221,8 +232,9 @@ class Call:
         needs: Sequence[bool],
         output: Tensor | None,
     ) -> Gradients:
+        rows = self.rows_of(x)
         return backend.backward(
-            grad_output, x, self.rows, affine, self.channel_dim, needs, self.parameter_dtype, output
+            grad_output, x, rows, affine, self.channel_dim, needs, self.parameter_dtype, output
         )
 
 
@@ -300,6 +312,8 @@ class _Direct(_Normalize):
             call.act,
             call.keeps_output,
             ctx.needs_input_grad,
+            call.parameter_dtype,
+            call.channel_dim,
         )
         return _general_backward(ctx, grad_output, tensors) if grads is None else (*grads, None)
 
@@ -333,35 +347,9 @@ def _keep(
 def _general_backward(ctx: Any, grad_output: Tensor, tensors: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
     x, weight, bias, second, mask = tensors
     call = ctx.call
-    _check_unpacked(call, grad_output, tensors)
+    saved.check_unpacked(grad_output, tensors, call.channel_dim, call.backend is not reference)
     output, residual = (second, None) if call.keeps_output else (None, second)
     affine = Affine(weight, bias, residual, call.act, mask)
     # The forward's backend, unless something watches or batches this backward.
     backend = call.backend if is_plain(grad_output, x) and not is_batched(grad_output) else reference
     return *call.backward(backend, grad_output, x, affine, ctx.needs_input_grad, output), None
-
-
-def _check_unpacked(call: Call, grad_output: Tensor, tensors: tuple[Any, ...]) -> None:
-    """A kernel believes what it is given, and hooks of the user's may give back other than what was saved."""
-    x, weight, bias, second, _ = tensors
-    for name, tensor in (("input", x), ("residual or output", second)):
-        if tensor is None:
-            continue
-        given = f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}"
-        wanted = f"{tuple(grad_output.shape)} {grad_output.dtype} {grad_output.device}"
-        if tensor.shape != grad_output.shape or tensor.device != grad_output.device:
-            raise ShapeError(
-                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
-            )
-        # The reference takes a residual of another dtype.
-        if tensor.dtype is not grad_output.dtype and (tensor is x or call.backend is not reference):
-            raise DtypeError(
-                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
-            )
-    channels = x.size(call.channel_dim)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.numel() != channels:
-            raise ShapeError(
-                f"saved_tensors_hooks gave the {name} back with {tensor.numel()} values for {channels} channels; "
-                "unpack what was packed"
-            )

@@ -14,7 +14,7 @@ def differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None
     """The gradients of x, weight, bias and residual as functions that autograd can differentiate again."""
     x, weight, bias, second, mask = ctx.saved_tensors
     call, act, residual = ctx.call, ctx.call.act, second
-    rows = call.rows
+    rows = call.rows_of(x)
     if call.keeps_output:
         grad_output, act, residual = torch.where(second <= 0, 0.0, grad_output), None, None
     # Views, so that a tensor passed twice (x + BN(x)) gets each of its gradients apart.

@@ -28,11 +28,9 @@ def _overridable(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        stand_ins = [
-            value for value in (*args, *kwargs.values()) if hasattr(type(value), "__torch_function__")
-        ]
-        if has_torch_function(stand_ins):
-            result: R = handle_torch_function(call, stand_ins, *args, **kwargs)
+        given = (*args, *kwargs.values())
+        if has_torch_function(given):
+            result: R = handle_torch_function(call, given, *args, **kwargs)
             return result
         return function(*args, **kwargs)
 
@@ -85,7 +83,9 @@ def batch_norm(
 
     Raises:
         BatchTooSmallError: (ValueError) training with one value a channel.
-        ArgumentError: (ValueError) eps, mask or act is not as above, or one running statistic is None.
+        ArgumentError: (ValueError) eps, mask or act is not as above, one running statistic is None, or the input or
+            residual is sparse.
+        ArgumentTypeError: (TypeError) an argument is of another type.
         ShapeError: (RuntimeError) the input has no channel dimension, or a (C,) argument or the residual another size.
         DtypeError: (NotImplementedError, a RuntimeError) input is not floating, or dtypes do not go together.
         TransformError: (RuntimeError) training under torch.func with buffers that the transform did not get.
@@ -100,10 +100,17 @@ def batch_norm(
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, algorithms 1 and 2.
     """
     _refuse_no_momentum(momentum)
+    act = resolve(act)
+    if mask is None:
+        output = autograd.normalize_directly(
+            input, weight, bias, residual, act, running_mean, running_var, None, training, momentum, eps, channel_dim
+        )  # fmt: skip
+        if output is not None:
+            return output
     return normalize_and_track(
         input,
         RunningStats(running_mean, running_var),
-        Affine(weight, bias, residual, resolve(act), mask),
+        Affine(weight, bias, residual, act, mask),
         training=training,
         momentum=momentum,
         eps=eps,
@@ -155,7 +162,7 @@ def batch_norm_with_stats(
     stats = RunningStats(running_mean, running_var)
     affine = Affine(weight, bias, residual, resolve(act), mask)
     input, shape = _with_channels(input)
-    channel_dim, affine = validate(input, stats, affine, training, eps, channel_dim)
+    channel_dim, affine = validate(input, stats, affine, training, momentum, eps, channel_dim)
     if training:
         output, batch = autograd.normalize_with_batch(input, affine, eps, channel_dim)
         running_mean, running_var = blend(running_mean, running_var, batch, momentum)
@@ -202,7 +209,7 @@ def normalize_and_track(
     """
     input, shape = _with_channels(input)
     channel_dim, affine = validate(
-        input, stats, affine, training, eps, channel_dim, joined=reducer is not None
+        input, stats, affine, training, momentum, eps, channel_dim, joined=reducer is not None
     )
     if training:
         # What activation checkpointing repeats has been counted.

@@ -89,7 +89,7 @@ class _Joint(Call):
     def moments(self, x: Tensor, mask: Tensor | None) -> Moments:
         # Sums about the known mean: exact, and one collective instead of two.
         local = reference.moments(x, mask, self.channel_dim)
-        mean, _, _, count = self.rows
+        mean, _, _, count = self.rows_of(x)
         distance = local.mean - mean
         sums = torch.stack([distance, local.var + distance.square()]) * local.count
         first, second = (self.reducer.sum(sums) / count.clamp(min=1)).unbind()
@@ -112,7 +112,7 @@ class _Joint(Call):
         if output is not None:
             grad_output = torch.where(output <= 0, 0.0, grad_output)
             affine = affine._replace(act=None)
-        mean, invstd, _, count = self.rows
+        mean, invstd, _, count = self.rows_of(x)
         grad_x = grad_weight = grad_bias = grad_residual = means = None
         if any(needs[:3]):
             sums = backend.grad_moments(grad_output, x, mean, invstd, affine, self.channel_dim)

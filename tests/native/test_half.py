@@ -8,7 +8,18 @@ from batchnorm.ops import Affine, native, reference
 
 HALVES = [torch.bfloat16, torch.float16]
 # A tie to even and one to odd, NaN, infinities, what rounds to infinity, and denormals.
-SPECIAL = (1 + 2**-8, 1 + 3 * 2**-8, float("nan"), float("inf"), -float("inf"), 3.4e38, 1e-39, -9.2e-41, 6e-8, -0.0)
+SPECIAL = (
+    1 + 2**-8,
+    1 + 3 * 2**-8,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    3.4e38,
+    1e-39,
+    -9.2e-41,
+    6e-8,
+    -0.0,
+)
 
 
 def rows(dtype: torch.dtype, length: int) -> torch.Tensor:

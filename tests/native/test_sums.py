@@ -6,7 +6,9 @@ import torch
 from batchnorm.ops import native, reference
 
 
-@pytest.mark.parametrize(("shape", "masked"), [((4096, 3, 2), False), ((8192, 3, 1, 3), True), ((64, 3, 200), True)])
+@pytest.mark.parametrize(
+    ("shape", "masked"), [((4096, 3, 2), False), ((8192, 3, 1, 3), True), ((64, 3, 200), True)]
+)
 def test_short_sums_lose_little(library, shape, masked) -> None:
     # float32 near 1e4 has steps of 2^-10, so that squares end at some bit and rounding them off always loses: lanes of 512
     # values were off by 6e-7, of 16 they are by 1e-7.

@@ -173,6 +173,34 @@ def test_memory_format_is_kept(ours) -> None:
     assert x.grad.is_contiguous(memory_format=form)
 
 
+PARTS = {
+    "channels": lambda x: x[:, :3],
+    "one channel": lambda x: x[:, :1],
+    "rows": lambda x: x[:, :, 1:3],
+    "every other column": lambda x: x[..., ::2],
+    "every other sample": lambda x: x[::2],
+    "transposed": lambda x: x.transpose(-1, -2),
+    "expanded": lambda x: x[:1].expand(4, *x.shape[1:]),
+    "expanded channel": lambda x: x[:, :1].expand(-1, 3, *x.shape[2:]),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "form", [torch.contiguous_format, torch.channels_last, torch.channels_last_3d], ids=str
+)
+def test_a_part_of_a_tensor_gives_the_memory_format_that_torch_gives(form, part, training) -> None:
+    volume = form is torch.channels_last_3d
+    x = torch.randn((4, 6, 5, 4, 4) if volume else (4, 6, 4, 4)).contiguous(memory_format=form)
+    given = PARTS[part](x)
+    name, channels = "BatchNorm3d" if volume else "BatchNorm2d", given.size(1)
+    with torch.no_grad():
+        found = getattr(bn, name)(channels).train(training)(given)
+        expected = getattr(nn, name)(channels).train(training)(given)
+    torch.testing.assert_close(found, expected, check_stride=True)
+
+
 def test_buffers_set_to_none(pair) -> None:
     ours, theirs = both(pair)
     x = batch(pair[0].__name__)

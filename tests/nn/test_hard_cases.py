@@ -237,6 +237,10 @@ def functional(x, *args, **kwargs):
     return lambda: bn.functional.batch_norm(x, *args, **kwargs)
 
 
+def bn_of(x=X, training=True, **options):
+    return lambda: bn.BatchNorm1d(3, **options).train(training)(x)
+
+
 MISFITS = [
     (ArgumentError, "packed as the input", lambda: bn.BatchNorm1d(3)(packed(4, 2, 2), packed(3, 3, 2))),
     (ArgumentError, "from 0 to 5, got 6", lambda: bn.BatchNorm1d(3)(X, lengths=[5, 6, 1, 2])),
@@ -255,6 +259,14 @@ MISFITS = [
     ),
     (BatchTooSmallError, "Expected more than 1", functional(torch.zeros(1, 0), None, None, training=True)),
     (ArgumentError, "eps must be positive", functional(torch.zeros(0), None, None, training=True, eps=-1.0)),
+    (ArgumentError, "positive during training, but got nan", bn_of(eps=float("nan"))),
+    (ArgumentError, "non-negative, but got nan", bn_of(training=False, eps=float("nan"))),
+    (ArgumentTypeError, r"'eps' \(position 8\) must be float, not str", bn_of(eps="a")),
+    (ArgumentTypeError, r"'momentum' \(position 7\) must be float, not str", bn_of(momentum="a")),
+    (ArgumentTypeError, "must be float, not list", bn_of(training=False, momentum=[0.1])),
+    (ArgumentTypeError, "must be float, not Tensor", bn_of(momentum=torch.ones(2))),
+    (ArgumentError, "input must be a dense tensor, got layout torch.sparse_coo", bn_of(X.to_sparse())),
+    (ArgumentError, "residual must be a dense tensor", lambda: bn.BatchNorm1d(3)(X, X.to_sparse())),
 ]
 
 
@@ -283,3 +295,37 @@ def test_a_weight_of_another_rank_is_flattened_as_in_torch() -> None:
     torch.testing.assert_close(out, nn.functional.batch_norm(X, None, None, weight.reshape(-1), None, True))
     out.square().sum().backward()
     assert weight.grad.shape == (3, 1)
+
+
+@pytest.mark.parametrize("momentum", [1, True, torch.tensor(0.25)], ids=repr)
+def test_numbers_of_other_types_are_taken_as_in_torch(momentum) -> None:
+    ours, theirs = bn.BatchNorm1d(3, eps=1, momentum=momentum), nn.BatchNorm1d(3, eps=1, momentum=momentum)
+    torch.testing.assert_close(ours(X), theirs(X))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_negated_view_is_read_with_its_sign(training, backend) -> None:
+    x = torch.complex(X, X).conj().imag.squeeze()
+    dense = X._neg_view()  # contiguous, which the imaginary part of a conjugate is not
+    for given, added in ((x, None), (dense, None), (X, dense)):
+        ours, theirs = bn.BatchNorm1d(3).train(training), nn.BatchNorm1d(3).train(training)
+        with bn.backend(backend):
+            found = ours(given, added)
+        expected = theirs(given) if added is None else theirs(given) + added
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+
+
+def test_a_negated_gradient_and_negated_buffers_are_read_with_their_sign() -> None:
+    ours, theirs = bn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    grads = []
+    for layer in (ours, theirs):
+        layer.running_mean = torch.ones(3)._neg_view() if layer is ours else -torch.ones(3)
+        x = X.clone().requires_grad_()
+        layer(x).backward(randn(4, 3, 5)._neg_view() if layer is ours else -randn(4, 3, 5))
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.eval()(X), theirs.eval()(X))

@@ -43,11 +43,15 @@ def layer_of(x: Tensor, **options) -> bn.BatchNorm2d:
 
 def everything(layer, x: Tensor, residual: Tensor | None = None, act: str | None = None, **options) -> list:
     """Output, gradients and buffers of one step."""
-    leaves = [None if t is None else t.detach().clone().requires_grad_() for t in (x, residual)]
+    leaves = [None if t is None else t.detach().requires_grad_(t.is_floating_point()) for t in (x, residual)]
     output = layer(leaves[0], leaves[1], act=act, **options)
     wanted = [leaf for leaf in (*leaves, *layer.parameters()) if leaf is not None]
-    grads = torch.autograd.grad(output, wanted, randn(*x.shape, seed=9).to(output.dtype))
+    grads = torch.autograd.grad(output, wanted, torch.empty_like(output).copy_(randn(*x.shape, seed=9)))
     return [output, *grads, *layer.buffers()]
+
+
+def assert_same_bits(found: list, expected: list) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, check_stride=True)
 
 
 def in_general(monkeypatch, function, *args, **options):
@@ -58,7 +62,9 @@ def in_general(monkeypatch, function, *args, **options):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(7, 5), (4, 5, 3), (3, 5, 4, 2), (2, 5, 1, 2, 3), (1, 3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(7, 5), (4, 5, 3), (3, 5, 4, 2), (2, 5, 1, 2, 3), (1, 3, 2), (7, 1), (4, 1, 3, 2)], ids=str
+)
 @pytest.mark.parametrize(
     ("act", "added"), [(None, False), ("relu", False), (None, True), ("relu", True), ("silu", True)]
 )
@@ -70,7 +76,75 @@ def test_common_calls_are_taken_and_give_the_same_bits(
     found = everything(layer_of(x).train(training), x, residual, act)
     assert taken == ["forward" if training else "evaluate", "backward"]
     expected = in_general(monkeypatch, everything, layer_of(x).train(training), x, residual, act)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert_same_bits(found, expected)
+
+
+LAYOUTS = {
+    "contiguous": ((3, 5, 4, 2), torch.contiguous_format),
+    "channels_last": ((3, 5, 4, 2), torch.channels_last),
+    "channels_last_3d": ((3, 5, 2, 4, 2), torch.channels_last_3d),
+    "channels_last of one channel": ((3, 1, 4, 2), torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("act", "added"), [(None, True), ("silu", False), ("relu", True)])
+@pytest.mark.parametrize("running", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "parameters"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float32),
+        (torch.float16, torch.float16),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_type_and_layout_is_taken_and_gives_the_same_bits(
+    taken, monkeypatch, layout, dtype, parameters, running, act, added, training
+) -> None:
+    shape, form = LAYOUTS[layout]
+    x, residual = (randn(*shape, seed=seed).to(dtype).contiguous(memory_format=form) for seed in (0, 1))
+
+    def step() -> list:
+        layer = layer_of(x).to(parameters).train(training)
+        for name in ("running_mean", "running_var"):
+            layer._buffers[name] = layer._buffers[name].to(running)
+        return everything(layer, x, residual if added else None, act)
+
+    found = step()
+    assert taken == ["forward" if training else "evaluate", "backward"]
+    assert found[0].is_contiguous(memory_format=form)
+    assert_same_bits(found, in_general(monkeypatch, step))
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (4, 3, 5), (2, 4, 3, 5)], ids=str)
+def test_layers_of_channels_in_the_last_dimension_are_taken(taken, monkeypatch, shape) -> None:
+    x = randn(*shape)
+    found = everything(bn.ChannelsLastBatchNorm(5), x, x, "silu")
+    assert taken == ["forward", "backward"]
+    expected = in_general(monkeypatch, everything, bn.ChannelsLastBatchNorm(5), x, x, "silu")
+    assert_same_bits(found, expected)
+    assert_same_bits(found[:1], [bn.BatchNorm1d(5)(*(x.reshape(-1, 5),) * 2, act="silu").view(shape)])
+
+
+@pytest.mark.parametrize("channel_dim", [0, 1, 2, -1])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_function_takes_it_too(taken, monkeypatch, training, channel_dim) -> None:
+    def step() -> list:
+        x, weight, bias = randn(4, 4, 4).requires_grad_(), randn(4, seed=1).requires_grad_(), randn(4, seed=2)
+        running = [randn(4, seed=3), randn(4, seed=4).square()]
+        output = bn.functional.batch_norm(
+            x, *running, weight, bias, training, 0.3, 1e-3, residual=x, act="relu", channel_dim=channel_dim
+        )
+        return [output, *torch.autograd.grad(output, [x, weight], randn(4, 4, 4, seed=5)), *running]
+
+    found = step()
+    assert taken == ["forward" if training else "evaluate", "backward"]
+    assert_same_bits(found, in_general(monkeypatch, step))
 
 
 @pytest.mark.parametrize("options", [{"affine": False}, {"bias": False}], ids=str)
@@ -79,7 +153,7 @@ def test_layers_without_parameters_are_taken(taken, monkeypatch, options) -> Non
     found = everything(layer_of(x, **options), x)
     assert taken == ["forward", "backward"]
     expected = in_general(monkeypatch, everything, layer_of(x, **options), x)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert_same_bits(found, expected)
 
 
 def test_without_gradients_no_node_is_made(taken) -> None:
@@ -107,6 +181,22 @@ def strided_weight(layer) -> None:
     layer.weight = torch.nn.Parameter(randn(10)[::2])
 
 
+def longer_weight(layer) -> None:
+    layer.weight = torch.nn.Parameter(randn(6))
+
+
+def narrow_bias(layer) -> None:
+    layer.bias = torch.nn.Parameter(layer.bias.detach().bfloat16())
+
+
+def negated_weight(layer) -> None:
+    layer.weight = torch.nn.Parameter(randn(5)._neg_view())
+
+
+def parameter_mean(layer) -> None:
+    layer._buffers["running_mean"] = torch.nn.Parameter(randn(5), requires_grad=False)
+
+
 def strided_mean(layer) -> None:
     layer.running_mean = randn(10)[::2]
 
@@ -116,16 +206,28 @@ class Marked(Tensor):
 
 
 GENERAL = {
-    "float64": (randn(7, 5).double(), lambda layer: layer.double(), {}),
-    "bfloat16": (randn(7, 5).bfloat16(), None, {}),
-    "channels_last": (randn(2, 5, 3, 4).contiguous(memory_format=torch.channels_last), None, {}),
+    "float64 and parameters in float32": (randn(7, 5).double(), None, {}),
+    "parameters of two types": (randn(7, 5).bfloat16(), narrow_bias, {}),
+    "part of channels_last": (randn(2, 6, 3, 4).contiguous(memory_format=torch.channels_last)[:, :5], None, {}),
+    "negated": (randn(7, 5)._neg_view(), None, {}),
+    "negated residual": (randn(7, 5), None, {"residual": randn(7, 5)._neg_view()}),
+    "negated weight": (randn(7, 5), negated_weight, {}),
+    "negated mean": (randn(7, 5), changed(running_mean=randn(5)._neg_view()), {}),
+    "integers": (torch.arange(35).view(7, 5), None, {}),
+    "sparse": (randn(7, 5).to_sparse(), None, {}),
+    "sparse residual": (randn(7, 5), None, {"residual": randn(7, 5).to_sparse()}),
+    "residual of the other layout": (
+        randn(2, 5, 3, 4), None, {"residual": randn(2, 5, 3, 4).contiguous(memory_format=torch.channels_last)}
+    ),
     "strided": (randn(5, 7).T, None, {}),
     "subclass": (randn(7, 5).as_subclass(Marked), None, {}),
     "mask": (randn(7, 5), None, {"mask": torch.arange(7) < 5}),
     "residual of another layout": (randn(7, 5), None, {"residual": randn(5, 7).T}),
     "residual of another type": (randn(7, 5), None, {"residual": randn(7, 5).double()}),
     "cumulative average": (randn(7, 5), changed(momentum=None), {}),
-    "wide buffers": (randn(7, 5), changed(running_mean=randn(5).double(), running_var=torch.ones(5).double()), {}),
+    "buffers of two types": (randn(7, 5), changed(running_mean=randn(5).double()), {}),
+    "narrow buffers": (randn(7, 5), changed(running_mean=randn(5).half(), running_var=torch.ones(5).half()), {}),
+    "a parameter as a buffer": (randn(7, 5), parameter_mean, {}),
     "narrow counter": (randn(7, 5), changed(num_batches_tracked=torch.tensor(0, dtype=torch.int32)), {}),
     "not tracked": (randn(7, 5), changed(running_mean=None, running_var=None), {}),
     "strided mean": (randn(7, 5), strided_mean, {}),
@@ -134,14 +236,21 @@ GENERAL = {
     "one channel more in the mean": (randn(7, 5), changed(running_mean=randn(6)), {}),
     "one value a channel": (randn(1, 5), None, {}),
     "eps 0": (randn(7, 5), changed(eps=0.0), {}),
-    "one channel": (randn(7, 1), None, {}),
+    "eps NaN": (randn(7, 5), changed(eps=float("nan")), {}),
+    "eps an integer": (randn(7, 5), changed(eps=1), {}),
+    "momentum an integer": (randn(7, 5), changed(momentum=1), {}),
+    "momentum a word": (randn(7, 5), changed(momentum="a"), {}),
+    "residual of another shape": (randn(7, 5), None, {"residual": randn(5)}),
+    "counter of two numbers": (randn(7, 5), changed(num_batches_tracked=torch.zeros(2, dtype=torch.int64)), {}),
+    "one channel more in the weight": (randn(7, 5), longer_weight, {}),
+    "a number": (torch.tensor(1.0), None, {}),
     "no values": (randn(0, 5), None, {}),
 }  # fmt: skip
 
 
 def outcome(case: str) -> list | str:
     x, change, options = GENERAL[case]
-    layer = layer_of(x)
+    layer = layer_of(x) if x.dim() > 1 else bn.BatchNorm1d(5)
     if change is not None:
         change(layer)
     try:
@@ -158,7 +267,7 @@ def test_other_calls_are_the_general_paths(taken, monkeypatch, case) -> None:
     if isinstance(found, str):
         assert found == expected
     else:
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        assert_same_bits(found, expected)
 
 
 def grad_of_sum(layer, x: Tensor) -> Tensor:
@@ -223,6 +332,14 @@ def test_gradients_are_tensors_of_their_own(taken) -> None:
     assert taken == ["forward", "backward"]
     places = {tensor.untyped_storage().data_ptr() for tensor in (x.grad, layer.weight.grad, layer.bias.grad)}
     assert len(places) == 3
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.75])
+def test_evaluation_adds_the_eps_that_it_is_given(taken, eps) -> None:
+    x = randn(7, 5)
+    found = bn.BatchNorm1d(5, eps=eps).eval()(x)
+    assert taken == ["evaluate"]
+    torch.testing.assert_close(found, x / (1 + eps) ** 0.5)
 
 
 def test_a_negative_eps_is_refused_in_evaluation_too(taken) -> None:

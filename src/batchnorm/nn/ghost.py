@@ -100,7 +100,7 @@ class _GhostBatchNorm(TrackedNorm):
         if self.training and self.track_running_stats:
             stats = RunningStats(self.running_mean, self.running_var, self.num_batches_tracked)
         affine = Affine(self.weight, self.bias, residual, resolve(act), mask)
-        _, affine = validate(input, stats, affine, True, self.eps, 1)
+        _, affine = validate(input, stats, affine, True, self.momentum, self.eps, 1)
         output, groups = _normalize_groups(input, affine, self.eps, self.virtual_batch_size)
         # Outside the condition, since selective checkpointing pairs the operators of both passes one by one.
         count, *values = _typical(groups, input.size(1))
@@ -191,7 +191,7 @@ def _normalize_masked(x: Tensor, affine: Affine, eps: float) -> tuple[Tensor, Mo
     if is_plain(x, affine.weight, affine.bias, affine.residual):
         call = Call(reference, affine.act, affine.mask, eps, 1)
         output = run(x, affine, call)
-        mean, _, var, count = call.rows.unbind()
+        mean, _, var, count = call.rows_of(x).unbind()
         return output, Moments(count, mean, var)
     batch = reference.moments(x, affine.mask, 1)
     return reference.normalize(x, batch.mean, invstd_of(batch.var, x, eps), affine, 1), batch

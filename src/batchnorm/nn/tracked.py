@@ -16,7 +16,7 @@ from batchnorm.arguments import mask_of_lengths
 from batchnorm.autograd import normalize_directly
 from batchnorm.errors import ArgumentError, DimensionError, TransformError
 from batchnorm.functional import normalize_and_track
-from batchnorm.moments import UNTRACKED, RunningStats
+from batchnorm.moments import RunningStats
 from batchnorm.ops import Affine
 
 __all__ = ["TrackedNorm", "packed_alike", "packed_as"]
@@ -86,22 +86,23 @@ class TrackedNorm(_NormBase):
             counter = self._buffers["num_batches_tracked"]
         except KeyError:
             running_mean, running_var, counter = self.running_mean, self.running_var, self.num_batches_tracked
-        if self.training:
-            tracked = self.track_running_stats
-            stats = RunningStats(running_mean, running_var, counter) if tracked else UNTRACKED
-            training = True
-        else:
-            stats = RunningStats(running_mean, running_var)
+        training = self.training
+        if not training:
+            counter = None
             training = running_mean is None and running_var is None
-        act = resolve(act)
-        if mask is None and self._channel_dim == 1:
+        elif not self.track_running_stats:
+            running_mean = running_var = counter = None
+        momentum, eps, channel_dim, act = self.momentum, self.eps, self._channel_dim, resolve(act)
+        if mask is None:
             output = normalize_directly(
-                input, weight, bias, residual, act, stats, training, self.momentum, self.eps
-            )
+                input, weight, bias, residual, act, running_mean, running_var, counter, training, momentum, eps,
+                channel_dim,
+            )  # fmt: skip
             if output is not None:
                 return output
+        stats = RunningStats(running_mean, running_var, counter)
         affine = Affine(weight, bias, residual, act, mask)
-        return normalize_and_track(input, stats, affine, training, self.momentum, self.eps, self._channel_dim)
+        return normalize_and_track(input, stats, affine, training, momentum, eps, channel_dim)
 
     def _normalize_with(
         self,
@@ -115,9 +116,18 @@ class TrackedNorm(_NormBase):
         """What `_normalize` does, with statistics that a layer chooses: moved in training, used otherwise."""
         # `_normalize` does not end in a call of this: on small tensors a call more is some per cent of its time.
         weight, bias, act = self.weight, self.bias, resolve(act)
-        if mask is None and self._channel_dim == 1:
+        if mask is None:
             output = normalize_directly(
-                input, weight, bias, residual, act, stats, training, self.momentum, self.eps
+                input,
+                weight,
+                bias,
+                residual,
+                act,
+                *stats,
+                training,
+                self.momentum,
+                self.eps,
+                self._channel_dim,
             )
             if output is not None:
                 return output

@@ -1,11 +1,13 @@
 """The most common calls, checked in as few steps as Python allows: on small tensors those are most of a layer's time.
 
-Taken are dense contiguous float32 tensors on the CPU in eager mode, two or more channels, in dimension 1, no mask, with
-both running statistics and a momentum that is a number. A function here that answers None has computed and changed
-nothing: the general path (`arguments`, `ops.choice`, `ops.native`) serves that call, or says what is wrong with it. The
-kernels are the same there, and so is every bit of the result; `tests/ops/test_direct.py` holds it.
+Taken are dense tensors on the CPU in eager mode, contiguous or channels_last, of every type that the kernels have,
+without a mask, with running statistics of both kinds and a momentum that is a float. A function here that answers None
+has computed and changed nothing: the general path (`arguments`, `ops.choice`, `ops.native`) serves that call, or says
+what is wrong with it. The kernels are the same there, and so is every bit of the result; `tests/ops/test_direct.py`
+holds it.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,17 +17,28 @@ from torch.nn import Parameter
 
 from batchnorm._state import CHOICE
 from batchnorm.activations import Activation
-from batchnorm.moments import UNTRACKED
 from batchnorm.ops import saved
 from batchnorm.ops.eager import is_batched, is_eager
-from batchnorm.ops.native import BATCH_STATISTICS, HUGE_OUTPUT_BYTES, run
+from batchnorm.ops.layout import CHANNELS_LAST, geometry
+from batchnorm.ops.native import BATCH_STATISTICS, HUGE_OUTPUT_BYTES, TYPES, act_code, run
 from batchnorm.ops.reference import Gradients
 from batchnorm.ops.shared_library import load
 
 __all__ = ["backward", "evaluate", "forward"]
 
-_CPU = torch.device("cpu")  # named, since the user may have set another default
-_FLOAT32, _FLOAT64, _INT64, _STRIDED = torch.float32, torch.float64, torch.int64, torch.strided
+# An attribute of torch costs as much as a comparison.
+_FLOAT32, _INT64, _STRIDED = torch.float32, torch.int64, torch.strided
+_CONTIGUOUS = torch.contiguous_format
+_graph_task = torch._C._current_graph_task_id
+
+# Of the input, and what weight and bias may be with it.
+_PARAMETER_TYPES = {
+    torch.float32: (torch.float32,),
+    torch.float64: (torch.float64,),
+    torch.bfloat16: (torch.bfloat16, torch.float32),
+    torch.float16: (torch.float16, torch.float32),
+}
+_RUNNING_TYPES = (torch.float32, torch.float64)
 
 
 def forward(
@@ -39,9 +52,12 @@ def forward(
     counter: Tensor | None,
     momentum: float | None,
     eps: float,
-) -> tuple[Tensor, Tensor] | None:
-    """As `native.forward`, which moves these buffers, or None."""
-    if momentum is None or not eps > 0.0 or not _takes(x, weight, bias, residual, mean, var):
+    channel_dim: int,
+) -> "tuple[Tensor, array[float]] | None":
+    """As `native.forward`, which moves these buffers, with rows as `saved.blank` makes them; or None."""
+    if type(momentum) is not float or type(eps) is not float or not eps > 0.0:
+        return None
+    if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
         return None
     if counter is not None and (
         type(counter) is not Tensor
@@ -50,19 +66,23 @@ def forward(
         or counter.numel() != 1
     ):
         return None
-    shape, values = x.shape, x.numel()
-    outer, channels = shape[0], shape[1]
+    outer, channels, inner, parameter_dtype = seen
     # One value a channel is refused; what activation checkpointing repeats moves nothing (running.is_recomputed).
-    if values == channels or torch._C._current_graph_task_id() != -1:
+    if outer * inner == 1 or _graph_task() != -1:
         return None
-    output = torch.empty_like(x)
-    rows = torch.empty(saved.BATCH_ROWS, channels, dtype=_FLOAT64, device=_CPU)
-    run(
-        "bn_forward", outer, channels, values // (outer * channels), x, residual, None, None, weight, bias, output,
-        None, rows, None, None, None, (mean, var, counter), eps, momentum, act, False, _FLOAT32, 0,
-    )  # fmt: skip
+    output, rows = torch.empty_like(x), saved.blank(saved.BATCH_ROWS, channels)
     assert mean is not None
     assert var is not None
+    first, step = rows.buffer_info()[0], 8 * channels
+    run(
+        "bn_forward", outer, channels, inner,
+        x.data_ptr(), 0 if residual is None else residual.data_ptr(), 0, 0,
+        0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(), output.data_ptr(), 0,
+        first, first + 2 * step, first + step, first + 3 * step, 0, 0, 0, 0,
+        mean.data_ptr(), var.data_ptr(), 0 if counter is None else counter.data_ptr(),
+        eps, momentum, 0.0 if act is None else act.parameter,
+        TYPES[x.dtype], TYPES[parameter_dtype], TYPES[mean.dtype], 0 if act is None else act_code(act), 0,
+    )  # fmt: skip
     torch._C._increment_version([mean, var] if counter is None else [mean, var, counter])
     return output, rows
 
@@ -75,18 +95,27 @@ def evaluate(
     act: Activation | None,
     mean: Tensor | None,
     var: Tensor | None,
+    momentum: float | None,
     eps: float,
-) -> tuple[Tensor, Tensor] | None:
-    """As `native.evaluate`, or None."""
-    if not eps >= 0.0 or not _takes(x, weight, bias, residual, mean, var):
+    channel_dim: int,
+) -> "tuple[Tensor, array[float]] | None":
+    """As `native.evaluate`, with rows as `saved.blank` makes them; or None. The momentum is looked at, not used."""
+    if not (momentum is None or type(momentum) is float) or type(eps) is not float or not eps >= 0.0:
         return None
-    shape = x.shape
-    outer, channels = shape[0], shape[1]
-    output = torch.empty_like(x)
-    rows = torch.empty(saved.GIVEN_ROWS, channels, dtype=_FLOAT64, device=_CPU)
+    if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
+        return None
+    outer, channels, inner, parameter_dtype = seen
+    output, rows = torch.empty_like(x), saved.blank(saved.GIVEN_ROWS, channels)
+    assert mean is not None
+    assert var is not None
+    first = rows.buffer_info()[0]
     run(
-        "bn_evaluate", outer, channels, x.numel() // (outer * channels), x, residual, None, None, weight, bias, output,
-        None, rows, None, None, None, (mean, var, None), eps, 0.0, act, False, _FLOAT32, 0,
+        "bn_evaluate", outer, channels, inner,
+        x.data_ptr(), 0 if residual is None else residual.data_ptr(), 0, 0,
+        0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(), output.data_ptr(), 0,
+        first, 0, first + 8 * channels, 0, 0, 0, 0, 0,
+        mean.data_ptr(), var.data_ptr(), 0, eps, 0.0, 0.0 if act is None else act.parameter,
+        TYPES[x.dtype], TYPES[parameter_dtype], TYPES[mean.dtype], 0 if act is None else act_code(act), 0,
     )  # fmt: skip
     return output, rows
 
@@ -94,85 +123,134 @@ def evaluate(
 def backward(
     grad_output: Tensor,
     x: Tensor,
-    rows: Tensor,
+    rows: "array[float]",
     weight: Tensor | None,
     bias: Tensor | None,
     second: Tensor | None,
     act: Activation | None,
     of_output: bool,
     needs: Sequence[bool],
+    parameter_dtype: torch.dtype | None,
+    channel_dim: int,
 ) -> Gradients | None:
     """As `native.backward` after a forward from here, or None.
 
     `second` is what was saved: the forward's output where `of_output` says so, else the residual.
     """
     need_x, need_weight, need_bias, need_residual = needs[:4]
+    if not need_x or (need_bias and weight is None) or not is_eager() or is_batched(grad_output):
+        return None
     # What was saved may come back changed, through hooks of the user's.
+    dtype, shape = grad_output.dtype, grad_output.shape
     if (
-        not need_x
-        or not is_eager()
-        or not _is_dense(grad_output)
-        or not _is_dense(x)
-        or not (weight is None or _is_dense(weight))
-        or not (bias is None or _is_dense(bias))
-        or not (second is None or _is_dense(second))
-        or is_batched(grad_output)
-        or grad_output.shape != (shape := x.shape)
-        or (second is not None and second.shape != shape)
-        or (row := shape[1:2]) != rows.shape[1:]
-        or (weight is not None and weight.shape != row)
-        or (bias is not None and bias.shape != row)
+        (form := _form(x)) is None
+        or not _is_like(x, dtype, shape, form)
+        or not _is_like(grad_output, dtype, shape, form)
+        or not (second is None or _is_like(second, dtype, shape, form))
     ):
         return None
-    outer, channels = shape[0], shape[1]
+    outer, channels, inner = geometry(x, channel_dim)
+    row, types = (channels,), (parameter_dtype,)
+    if not (weight is None or _is_row(weight, row, types)) or not (bias is None or _is_row(bias, row, types)):
+        return None
     grad_x = torch.empty_like(x)
-    grad_weight = torch.empty(channels, dtype=_FLOAT32, device=_CPU) if need_weight else None
-    grad_bias = torch.empty(channels, dtype=_FLOAT32, device=_CPU) if need_bias else None
+    grad_weight = torch.empty_like(weight) if need_weight else None  # type: ignore[arg-type]
+    grad_bias = torch.empty_like(weight) if need_bias else None  # type: ignore[arg-type]
     grad_residual = grad_output if need_residual else None
     written = None
     if need_residual and act is not None:
         written = grad_residual = torch.empty_like(x)
+    first, step = rows.buffer_info()[0], 8 * channels
+    from_batch = len(rows) == saved.BATCH_ROWS * channels
     run(
-        "bn_backward", outer, channels, x.numel() // (outer * channels), x, second, grad_output, None, weight, bias,
-        grad_x, written, rows, None, grad_weight, grad_bias, UNTRACKED, 0.0, 0.0, act, of_output, _FLOAT32,
-        BATCH_STATISTICS if saved.is_from_batch(rows) else 0,
+        "bn_backward", outer, channels, inner,
+        x.data_ptr(), 0 if second is None else second.data_ptr(), grad_output.data_ptr(), 0,
+        0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        grad_x.data_ptr(), 0 if written is None else written.data_ptr(),
+        first, 0, first + step, first + 3 * step if from_batch else 0, 0, 0,
+        0 if grad_weight is None else grad_weight.data_ptr(), 0 if grad_bias is None else grad_bias.data_ptr(),
+        0, 0, 0, 0.0, 0.0, 0.0 if act is None else act.parameter,
+        TYPES[dtype], TYPES[parameter_dtype or _FLOAT32], 0, 0 if act is None else act_code(act, of_output),
+        BATCH_STATISTICS if from_batch else 0,
     )  # fmt: skip
     return grad_x, grad_weight, grad_bias, grad_residual
 
 
-def _takes(
+def _seen(
     x: Any,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
     mean: Tensor | None,
     var: Tensor | None,
-) -> bool:
-    if not is_eager() or CHOICE.backend == "reference" or type(load()) is str or not _is_dense(x):
-        return False
-    shape = x.shape
-    if len(shape) < 2 or shape[1] == 1 or x.numel() == 0 or x.nbytes >= HUGE_OUTPUT_BYTES:
-        return False
-    row = shape[1:2]
-    return (
-        type(mean) is Tensor
-        and type(var) is Tensor
-        and mean.shape == row
-        and var.shape == row
-        and _is_dense(mean)
-        and _is_dense(var)
-        and (weight is None or (weight.shape == row and _is_dense(weight)))
-        and (bias is None or (bias.shape == row and _is_dense(bias)))
-        and (residual is None or (_is_dense(residual) and residual.shape == shape))
-    )
+    channel_dim: int,
+) -> tuple[int, int, int, torch.dtype] | None:
+    """Outer, channels and inner, and the parameters' type; None for a call that is not taken."""
+    if not is_eager() or CHOICE.backend == "reference" or type(load()) is str or (form := _form(x)) is None:
+        return None
+    dtype, shape = x.dtype, x.shape
+    types = _PARAMETER_TYPES.get(dtype)
+    if types is None or x.is_neg() or not 0 < x.nbytes < HUGE_OUTPUT_BYTES:
+        return None
+    rank = len(shape)
+    if rank < 2 or not -rank <= channel_dim < rank:
+        return None
+    outer, channels, inner = geometry(x, channel_dim)
+    row = (channels,)
+    parameter_dtype = _FLOAT32
+    if weight is not None:
+        if not _is_row(weight, row, types):
+            return None
+        parameter_dtype = weight.dtype
+        types = (parameter_dtype,)
+    if bias is not None:
+        if not _is_row(bias, row, types):
+            return None
+        parameter_dtype = bias.dtype
+    if (
+        type(mean) is not Tensor
+        or type(var) is not Tensor
+        or mean.dtype is not var.dtype
+        or not _is_row(mean, row, _RUNNING_TYPES)
+        or not _is_row(var, row, _RUNNING_TYPES)
+        or not (residual is None or _is_like(residual, dtype, shape, form))
+    ):
+        return None
+    return outer, channels, inner, parameter_dtype
 
 
-def _is_dense(tensor: Any) -> bool:
+def _form(x: Any) -> torch.memory_format | None:
+    """The memory format of a plain dense tensor on the CPU, None for all else."""
+    kind = type(x)
+    if (kind is not Tensor and kind is not Parameter) or not x.is_cpu or x.layout is not _STRIDED:
+        return None
+    if x.is_contiguous():
+        return _CONTIGUOUS
+    form = CHANNELS_LAST.get(x.dim())
+    return form if form is not None and x.is_contiguous(memory_format=form) else None
+
+
+def _is_like(tensor: Any, dtype: torch.dtype, shape: torch.Size, form: torch.memory_format) -> bool:
     kind = type(tensor)
     return (
         (kind is Tensor or kind is Parameter)
-        and tensor.dtype is _FLOAT32
+        and tensor.dtype is dtype
+        and tensor.shape == shape
+        and tensor.is_cpu
+        and tensor.layout is _STRIDED
+        and tensor.is_contiguous(memory_format=form)
+        and not tensor.is_neg()
+    )
+
+
+def _is_row(tensor: Any, row: tuple[int], types: Sequence[torch.dtype | None]) -> bool:
+    kind = type(tensor)
+    return (
+        (kind is Parameter or kind is Tensor)
+        and tensor.dtype in types
+        and tensor.shape == row
         and tensor.is_cpu
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
+        and not tensor.is_neg()
     )

@@ -5,6 +5,7 @@ import contextlib
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import (
     _disable_current_modes,
     _get_current_dispatch_mode,
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+# Every call asks; the way from torch to them costs more than they do.
+_transforms_active, _tracing_state = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
 
 
 def in_function_transform() -> bool:
@@ -36,25 +39,26 @@ def is_batched(grad_output: Tensor) -> bool:
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
-    """Whether these are dense tensors in eager mode.
+    """Whether these are dense tensors in eager mode, with memory that holds their values.
 
     Not so under tracers, torch.func transforms, forward AD and dispatch modes, and for subclasses: those see the
-    operators themselves in plain torch, one after the other, whatever the sizes are.
+    operators themselves in plain torch, one after the other, whatever the sizes are. Nor for a view that torch negates
+    when it reads it, such as the imaginary part of a conjugate.
     """
     for tensor in tensors:
         if tensor is not None and type(tensor) not in _PLAIN_TYPES:
             return False
-    return is_eager()
+    return is_eager() and not any(tensor is not None and tensor.is_neg() for tensor in tensors)
 
 
 def is_eager() -> bool:
     """Whether nothing traces, transforms or watches the operators that run now."""
     return (
-        not torch.compiler.is_compiling()
-        and not in_function_transform()
+        not is_compiling()
+        and not _transforms_active()
         and forward_ad._current_level < 0
         and _get_current_dispatch_mode() is None
-        and not torch._C._get_tracing_state()
+        and not _tracing_state()
     )
 
 

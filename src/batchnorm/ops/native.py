@@ -19,6 +19,8 @@ __all__ = [
     "BATCH_STATISTICS",
     "CALL",
     "HUGE_OUTPUT_BYTES",
+    "TYPES",
+    "act_code",
     "backward",
     "evaluate",
     "forward",
@@ -36,7 +38,7 @@ HUGE_OUTPUT_BYTES = 32 * 2**20
 
 CALL = struct.Struct("@3q19P3d6i")  # bn_call
 _pack = CALL.pack
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _ACTS = ("relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "hardswish", "elu")
 _ACT_CODES = {name: code for code, name in enumerate(_ACTS, start=1)}
 _RELU_OF_OUTPUT = 9
@@ -57,7 +59,7 @@ def serves(x: Tensor, affine: Affine) -> bool:
     return (
         x.is_cpu
         and x.layout is torch.strided
-        and x.dtype in _TYPES
+        and x.dtype in TYPES
         and x.numel() > 0
         and (weight is None or weight.is_cpu)
         and (bias is None or bias.is_cpu)
@@ -79,7 +81,7 @@ def moves(running: RunningStats) -> bool:
     for buffer in running:
         if buffer is None:
             continue
-        if type(buffer) is not Tensor or not buffer.is_cpu or not buffer.is_contiguous():
+        if type(buffer) is not Tensor or not buffer.is_cpu or not buffer.is_contiguous() or buffer.is_neg():
             return False
     return True
 
@@ -260,103 +262,63 @@ def _call(
     if parameter_dtype is None:
         given = weight if weight is not None else bias
         parameter_dtype = torch.float32 if given is None else given.dtype
+    mean, row = rows.data_ptr(), 8 * channels
+    sum_dy = _address(sums)
+    running_mean, running_var, counter = running
     run(
         name,
         outer,
         channels,
         inner,
-        x,
-        second,
-        grad_output,
-        mask,
-        weight,
-        bias,
-        output,
-        grad_residual,
-        rows,
-        sums,
-        grad_weight,
-        grad_bias,
-        running,
-        eps,
-        momentum,
-        act,
-        of_output,
-        parameter_dtype,
-        flags,
-    )
-
-
-def run(
-    name: str,
-    outer: int,
-    channels: int,
-    inner: int,
-    x: Tensor,
-    second: Tensor | None,
-    grad_output: Tensor | None,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    output: Tensor | None,
-    grad_residual: Tensor | None,
-    rows: Tensor,
-    sums: Tensor | None,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
-    running: Sequence[Tensor | None],
-    eps: float,
-    momentum: float,
-    act: Activation | None,
-    of_output: bool,
-    parameter_dtype: torch.dtype,
-    flags: int,
-) -> None:
-    """Pack one bn_call of tensors that lie as the kernel reads them, and run it.
-
-    Raises:
-        BackendError: the kernel could not do its work.
-    """
-    mean, row = rows.data_ptr(), 8 * channels
-    sum_dy = 0 if sums is None else sums.data_ptr()
-    running_mean, running_var, counter = running
-    packed = _pack(
-        outer,
-        channels,
-        inner,
         x.data_ptr(),
-        0 if second is None else second.data_ptr(),
-        0 if grad_output is None else grad_output.data_ptr(),
-        0 if mask is None else mask.data_ptr(),
-        0 if weight is None else weight.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        0 if output is None else output.data_ptr(),
-        0 if grad_residual is None else grad_residual.data_ptr(),
+        _address(second),
+        _address(grad_output),
+        _address(mask),
+        _address(weight),
+        _address(bias),
+        _address(output),
+        _address(grad_residual),
         mean,
         mean + 2 * row,  # of var and count, which only rows from a batch have
         mean + row,
         mean + 3 * row,
         sum_dy,
         sum_dy and sum_dy + row,
-        0 if grad_weight is None else grad_weight.data_ptr(),
-        0 if grad_bias is None else grad_bias.data_ptr(),
-        0 if running_mean is None else running_mean.data_ptr(),
-        0 if running_var is None else running_var.data_ptr(),
-        0 if counter is None else counter.data_ptr(),
+        _address(grad_weight),
+        _address(grad_bias),
+        _address(running_mean),
+        _address(running_var),
+        _address(counter),
         eps,
         momentum,
         0.0 if act is None else act.parameter,
-        _TYPES[x.dtype],
-        _TYPES[parameter_dtype],
-        0 if running_mean is None else _TYPES[running_mean.dtype],
-        0 if act is None else _RELU_OF_OUTPUT if of_output else _ACT_CODES[act.name],
+        TYPES[x.dtype],
+        TYPES[parameter_dtype],
+        0 if running_mean is None else TYPES[running_mean.dtype],
+        act_code(act, of_output),
         flags,
-        thread_count(),
     )
-    if getattr(require().functions, name)(packed):
+
+
+def run(name: str, *fields: float) -> None:
+    """Run a kernel on a bn_call with these fields, in their order there; the last one, the threads, comes from here.
+
+    Raises:
+        BackendError: the kernel could not do its work.
+    """
+    if getattr(require().functions, name)(_pack(*fields, thread_count())):
         raise BackendError(
             f"{name} of the native backend failed: out of memory for its scratch, or a wrong call"
         )
+
+
+def act_code(act: Activation | None, of_output: bool = False) -> int:
+    """What bn_call has for an activation; `of_output` is a relu of which backward reads the output."""
+    return 0 if act is None else _RELU_OF_OUTPUT if of_output else _ACT_CODES[act.name]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _new_rows(seen: Dense, rows: int) -> Tensor:

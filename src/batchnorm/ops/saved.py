@@ -2,16 +2,44 @@
 
 Rows in wide dtype: mean, invstd, biased var, and the count in the first place of the last row; after a forward with
 given statistics only mean and invstd, which is how backward knows that they were constants.
+
+A call on the short path has them as an array of Python's, which costs a tenth of a tensor.
 """
+
+from array import array
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from batchnorm.errors import DtypeError, ShapeError
 from batchnorm.moments import Moments
 
-__all__ = ["BATCH_ROWS", "GIVEN_ROWS", "is_from_batch", "join", "moments_of"]
+__all__ = [
+    "BATCH_ROWS",
+    "GIVEN_ROWS",
+    "as_tensor",
+    "blank",
+    "check_unpacked",
+    "is_from_batch",
+    "join",
+    "moments_of",
+]
 
 BATCH_ROWS, GIVEN_ROWS = 4, 2
+_ZERO = array("d", [0.0])
+
+
+def blank(rows: int, channels: int) -> "array[float]":
+    """Memory for that many rows of float64."""
+    return _ZERO * (rows * channels)
+
+
+def as_tensor(rows: "Tensor | array[float]", channels: int) -> Tensor:
+    """The same numbers as a tensor (rows, channels)."""
+    return (
+        rows if isinstance(rows, Tensor) else torch.frombuffer(rows, dtype=torch.float64).view(-1, channels)
+    )
 
 
 def join(batch: Moments, invstd: Tensor) -> Tensor:
@@ -31,3 +59,29 @@ def moments_of(rows: Tensor, x: Tensor, masked: bool) -> Moments:
     if masked:
         return Moments(count[0], mean, var)
     return Moments(x.numel() // max(mean.numel(), 1), mean, var)
+
+
+def check_unpacked(grad_output: Tensor, tensors: tuple[Any, ...], channel_dim: int, by_kernels: bool) -> None:
+    """A kernel believes what it is given, and hooks of the user's may give back other than what was saved."""
+    x, weight, bias, second, _ = tensors
+    for name, tensor in (("input", x), ("residual or output", second)):
+        if tensor is None:
+            continue
+        given = f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}"
+        wanted = f"{tuple(grad_output.shape)} {grad_output.dtype} {grad_output.device}"
+        if tensor.shape != grad_output.shape or tensor.device != grad_output.device:
+            raise ShapeError(
+                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
+            )
+        # The reference takes a residual of another dtype.
+        if tensor.dtype is not grad_output.dtype and (tensor is x or by_kernels):
+            raise DtypeError(
+                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
+            )
+    channels = x.size(channel_dim)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.numel() != channels:
+            raise ShapeError(
+                f"saved_tensors_hooks gave the {name} back with {tensor.numel()} values for {channels} channels; "
+                "unpack what was packed"
+            )
