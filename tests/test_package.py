@@ -111,6 +111,7 @@ def test_the_layers_load_torch_alone() -> None:
         "batchnorm.ops.choice",
         "batchnorm.surgery.convert",
         "batchnorm.surgery.insert",
+        "batchnorm.surgery.twins",
     ],
 )
 def test_docstring_examples_run(name) -> None:

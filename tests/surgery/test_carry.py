@@ -6,11 +6,13 @@ from torch import nn
 
 import batchnorm.nn as ours
 from batchnorm.surgery.carry import FIELDS, carry
+from batchnorm.surgery.twins import SYNCED
 
 PAIRS = [
     (getattr(nn, f"{lazy}BatchNorm{rank}d"), getattr(ours, f"{lazy}BatchNorm{rank}d"))
     for lazy, rank in itertools.product(("", "Lazy"), (1, 2, 3))
 ]
+PAIRS.append((nn.SyncBatchNorm, ours.SyncBatchNorm))
 BOTH_WAYS = [*PAIRS, *((mine, torchs) for torchs, mine in PAIRS)]
 
 
@@ -33,6 +35,8 @@ def filled(kind):
         layer.weight.grad = torch.ones(5)
         layer.bias.requires_grad_(False)
     layer._is_full_backward_hook = True
+    if kind in SYNCED:
+        layer.process_group = "some ranks"
     layer._non_persistent_buffers_set = {"running_mean"}
     layer.eval()
     layer.tag = "by the user"
@@ -48,6 +52,8 @@ def value(layer, field):
 @pytest.mark.parametrize(("kind", "to"), BOTH_WAYS)
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_each_field_arrives(kind, to, field):
+    if field.name == "process_group" and kind not in SYNCED:
+        return  # there is none
     source = filled(kind)
     expected = value(source, field)
     target = to(*(() if "Lazy" in to.__name__ else (5,)), device="meta")
@@ -79,6 +85,7 @@ def test_there_and_back_is_the_same_layer(kind, to):
 
 def test_table_covers_all_that_torch_keeps_in_a_layer():
     held = set(vars(nn.BatchNorm2d(3))) | set(vars(ours.BatchNorm2d(3)))
+    held |= set(vars(nn.SyncBatchNorm(3))) | set(vars(ours.SyncBatchNorm(3)))
     held |= set(nn.BatchNorm2d(3)._parameters) | set(nn.BatchNorm2d(3)._buffers)
     assert held - {field.name for field in FIELDS} == {"_parameters", "_buffers", "_modules"}
 

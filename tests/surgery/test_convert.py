@@ -278,7 +278,6 @@ def odd_layers():
     compiled._compiled_call_impl = lambda x: x
     return [
         (Swish(4), "test_convert.Swish may compute"),
-        (nn.SyncBatchNorm(4), "SyncBatchNorm may compute"),
         (parametrized, "parametrized"),
         (pruned, "holds 'weight_orig'"),
         (patched, "its forward was replaced"),
@@ -286,7 +285,7 @@ def odd_layers():
     ]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(5))
 def test_a_layer_with_behaviour_of_its_own_is_never_dropped_silently(number):
     layer, reason = odd_layers()[number]
     net = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(layer))
@@ -303,7 +302,7 @@ def test_a_layer_with_behaviour_of_its_own_is_never_dropped_silently(number):
 
 def test_convert_warns_where_it_is_called():
     with pytest.warns(ConversionWarning, match=r"'3' .*; and 2 more$") as caught:
-        convert(nn.Sequential(nn.ReLU(), *(nn.SyncBatchNorm(3) for _ in range(5))))
+        convert(nn.Sequential(nn.ReLU(), *(Swish(3) for _ in range(5))))
     assert [warning.filename for warning in caught] == [__file__]
 
 
@@ -339,7 +338,7 @@ def test_the_example_leaves_no_trace(x):
 @pytest.mark.parametrize(
     ("to", "options", "message"),
     [
-        ("sync", {}, "unknown target 'sync'; known: batchnorm, torch, none, layer, group, instance, local"),
+        ("sink", {}, "unknown target 'sink'; known: batchnorm, torch, sync, none, layer, group, instance, local"),
         ("ghost", {}, "unknown target 'ghost'"),
         ("renorm", {}, "unknown target 'renorm'"),
         ("frozen", {}, "unknown target 'frozen'"),

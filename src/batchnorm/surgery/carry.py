@@ -42,6 +42,7 @@ FIELDS: tuple[Field, ...] = (
     Field("momentum", "setting", everywhere=False),
     Field("affine", "setting", everywhere=False),
     Field("track_running_stats", "setting", everywhere=False),
+    Field("process_group", "setting", everywhere=False),
     Field("training", "setting"),
     Field("_is_full_backward_hook", "setting"),
     Field("_backward_pre_hooks", "hooks"),

@@ -1,7 +1,7 @@
 """Exchange the batch norms of a model for other layers, and back."""
 
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,35 +14,25 @@ from batchnorm.surgery.layers import is_batch_norm
 from batchnorm.surgery.reach import reached, touched
 from batchnorm.surgery.replace import copied, exchange, refuse_scripted
 from batchnorm.surgery.restored import materialise, restored
+from batchnorm.surgery.twins import DONE, LAZY, OPTIONS, PLAIN, SYNCED, twin
 
 __all__ = ["TARGETS", "convert", "convert_"]
 
-_TWINS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
-    (nn.BatchNorm1d, ours.BatchNorm1d),
-    (nn.BatchNorm2d, ours.BatchNorm2d),
-    (nn.BatchNorm3d, ours.BatchNorm3d),
-    (nn.LazyBatchNorm1d, ours.LazyBatchNorm1d),
-    (nn.LazyBatchNorm2d, ours.LazyBatchNorm2d),
-    (nn.LazyBatchNorm3d, ours.LazyBatchNorm3d),
-)
-_TO_OURS = dict(_TWINS)
-_TO_TORCH = {mine: torchs for torchs, mine in _TWINS}
-_PLAIN = (*_TO_OURS, *_TO_TORCH, ours.ChannelsLastBatchNorm)
-_LAZY = tuple(kind for kind in _PLAIN if "Lazy" in kind.__name__)
 _NDIM = {nn.BatchNorm2d: 4, ours.BatchNorm2d: 4, nn.BatchNorm3d: 5, ours.BatchNorm3d: 5}
 
 # Layers that a warning names.
 _SHOWN = 3
 
-TARGETS: tuple[str, ...] = ("batchnorm", "torch", *KINDS)
+TARGETS: tuple[str, ...] = (*DONE, *KINDS)
+_OPTIONS = OPTIONS | KINDS
 
 
 def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **options: Any) -> nn.Module:
     """Return a copy of the model with its batch norms exchanged.
 
-    Between "batchnorm" (this package's layers) and "torch" (torch.nn's) the whole state goes along: the same
-    state_dict, and the same outputs up to rounding. The other layers take over weight, bias and eps, and every hook
-    and flag, but not the running statistics.
+    Between "batchnorm" (this package's layers), "torch" (torch.nn's) and "sync" (SyncBatchNorm) the whole state goes
+    along: the same state_dict, and in one process the same outputs up to rounding. The other layers take over weight,
+    bias and eps, and every hook and flag, but not the running statistics.
 
     Exchanged are the registered layers, wherever modules, lists, tuples, dict values, namespaces and the like hold
     them. What a closure or a global holds cannot be seen: with an example the model is run afterwards and refused if
@@ -50,13 +40,14 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
 
     Args:
         model: not changed. A layer at several places stays one layer.
-        to: "batchnorm"; "torch" (running statistics take the weight's type, which torch's operator needs); "group"
-            (gcd(32, C) groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known);
-            "instance"; "local" (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
+        to: "batchnorm" (a synchronised layer becomes one only where an example tells the rank of its input); "torch"
+            (running statistics take the weight's type, which torch's operator needs); "sync"; "group" (gcd(32, C)
+            groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known); "instance"; "local"
+            (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
-            BatchNorm1d sees (N, C) or (N, C, L), to give lazy layers their shapes, and to see that no old layer is
+            layer sees (N, C), (N, C, L) or more, to give lazy layers their shapes, and to see that no old layer is
             still in use. Default None.
-        options: "group": num_groups; "local": size, alpha, beta, k.
+        options: "sync": process_group; "group": num_groups; "local": size, alpha, beta, k.
 
     Returns:
         The new model.
@@ -64,8 +55,8 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
     Raises:
         ConversionError: an unknown target or option; a target that has no meaning for a layer; a layer that has not
             seen an input yet; an old layer still in use on the example, or an example on which the model raises; for
-            targets that change what is computed, a batch norm of a class of its own. "batchnorm" and "torch" leave
-            such a layer as it is, and warn.
+            targets that change what is computed, a batch norm of a class of its own. "batchnorm", "torch" and "sync"
+            leave such a layer as it is, and warn.
 
     Example:
         >>> from torch import nn
@@ -112,14 +103,17 @@ def _convert(
 ) -> nn.Module:
     if example is not None:
         materialise(model, example)
-    layers = _exchangeable(model, to)
+    layers = _exchangeable(model, to, regroups="process_group" in options)
     # A function that the model holds is not copied with it, and may run layers of the original.
     with restored(model if original is None else original):
         seen = reached(model, layers.values(), example) if layers and example is not None else {}
     ndims = {layer: next(iter(dims)) for layer, dims in seen.items() if len(dims) == 1}
+    layers = _of_known_rank(layers, ndims, to)
     new = {layer: _counterpart(layer, path, to, ndims.get(layer), options) for path, layer in layers.items()}
     for layer, target in new.items():
         carry(layer, target, between_batch_norms=is_batch_norm(target), narrow=to == "torch")
+        if "process_group" in options:
+            target.process_group = options["process_group"]
     result = exchange(model, new)
     if example is None or not layers:
         return result
@@ -167,7 +161,7 @@ def _refuse_old(
 def _check_target(to: str, options: dict[str, Any]) -> None:
     if to not in TARGETS:
         raise ConversionError(f"to: unknown target {to!r}; known: {', '.join(TARGETS)}")
-    known = KINDS.get(to, ())
+    known = _OPTIONS.get(to, ())
     for name in options:
         if name not in known:
             raise ConversionError(
@@ -175,53 +169,71 @@ def _check_target(to: str, options: dict[str, Any]) -> None:
             )
 
 
-def _exchangeable(model: nn.Module, to: str) -> dict[str, nn.Module]:
+def _exchangeable(model: nn.Module, to: str, regroups: bool) -> dict[str, nn.Module]:
     """The layers to exchange, by path; what cannot be is refused, or left with a warning where the function stays."""
-    keeps_function = to in ("batchnorm", "torch")
-    done = {"batchnorm": tuple(_TO_TORCH), "torch": tuple(_TO_OURS)}.get(to, ())
-    if to == "batchnorm":
-        done = (*done, ours.ChannelsLastBatchNorm)
+    done = () if regroups else DONE.get(to, ())
     found, left = {}, []
     for path, layer in model.named_modules():
         if not is_batch_norm(layer) or type(layer) in done:
             continue
-        reason = peculiarities(layer, _PLAIN)
+        reason = peculiarities(layer, PLAIN)
         if reason is None:
             found[path] = layer
-        elif keeps_function:
+        elif to in DONE:
             left.append(f"{_at(path)} ({reason})")
         else:
             raise ConversionError(f"to={to!r}: the batch norm at {_at(path)} cannot be exchanged: {reason}")
+    _warn_of(left, to)
+    return found
+
+
+def _of_known_rank(
+    layers: dict[str, nn.Module], ndims: Mapping[nn.Module, int], to: str
+) -> dict[str, nn.Module]:
+    """Without the synchronised layers for which there is a class only once the rank of their input is known."""
+    if to != "batchnorm":
+        return layers
+    found = {
+        path: layer
+        for path, layer in layers.items()
+        if not isinstance(layer, SYNCED) or twin(type(layer), to, ndims.get(layer))
+    }
+    reason = "whether its input is 1d, 2d or 3d is not known; pass example=a batch"
+    _warn_of([f"{_at(path)} ({reason})" for path in layers if path not in found], to)
+    return found
+
+
+def _warn_of(left: list[str], to: str) -> None:
     if len(left) > _SHOWN:
         left[_SHOWN:] = [f"and {len(left) - _SHOWN} more"]
     if left:
         warnings.warn(
-            f"convert(to={to!r}) left as they are: {'; '.join(left)}", ConversionWarning, stacklevel=4
+            f"convert(to={to!r}) left as they are: {'; '.join(left)}", ConversionWarning, stacklevel=5
         )
-    return found
 
 
 def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict[str, Any]) -> nn.Module:
     kind = type(layer)
-    if to in ("batchnorm", "torch"):
-        twin = (_TO_OURS if to == "batchnorm" else _TO_TORCH).get(kind)
-        if twin is None:
+    if kind in LAZY and to not in ("batchnorm", "torch", "none"):
+        raise ConversionError(
+            f"to={to!r}: {_at(path)} has not seen an input; run one batch through the model first"
+        )
+    if to in DONE:
+        target = twin(kind, to, ndim)
+        if target is None:
+            whose = "torch has no batch norm" if to == "torch" else "SyncBatchNorm has no statistics"
             raise ConversionError(
-                f"to='torch': {_at(path)} is a {kind.__name__}, and torch has no batch norm over the last dimension"
+                f"to={to!r}: {_at(path)} is a {kind.__name__}, and {whose} over the last dimension"
             )
-        features = () if kind in _LAZY else (layer.num_features,)
+        features = () if kind in LAZY else (layer.num_features,)
         # On the meta device nothing is allocated or drawn; every tensor is replaced by the layer's own.
-        return twin(
+        return target(
             *features,
             eps=layer.eps,
             momentum=layer.momentum,
             affine=layer._parameters.get("weight") is not None,
             track_running_stats=layer.track_running_stats,
             device="meta",
-        )
-    if kind in _LAZY and to != "none":
-        raise ConversionError(
-            f"to={to!r}: {_at(path)} has not seen an input; run one batch through the model first"
         )
     try:
         return replacement(
