@@ -52,7 +52,7 @@ def normalize_and_track(
             an accelerator, and not with a mask.
         TransformError: (RuntimeError) a torch.func transform, forward AD or a tracer is at work.
     """
-    if in_function_transform() or forward_ad._current_level >= 0 or torch._C._get_tracing_state():
+    if in_function_transform() or forward_ad._current_level >= 0 or _is_traced():
         raise TransformError(
             "batch norm over several processes cannot pass torch.func transforms, forward-mode AD or tracers in "
             "training, since they cannot see what the other ranks do; call eval(), or "
@@ -62,6 +62,14 @@ def normalize_and_track(
     call = _Joint(select(x, affine) if plain else reference, affine.act, affine.mask, eps, channel_dim)
     call.running, call.momentum, call.reducer = running, momentum, reducer
     return run(x, affine, call)
+
+
+def _is_traced() -> bool:
+    return (
+        torch._C._get_tracing_state() is not None
+        or torch.compiler.is_compiling()  # by torch.export: torch.compile does not come here
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    )
 
 
 class _Joint(Call):

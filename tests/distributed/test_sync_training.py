@@ -227,6 +227,41 @@ def test_ranks_with_and_without_a_mask_go_together(world) -> None:
         torch.testing.assert_close(mean, 0.1 * X[3:5, :, 0].mean(0))
 
 
+def bad_value_on_one_rank():
+    layer = bn.SyncBatchNorm(3)
+    x = torch.randn(4, 3)
+    if dist.get_rank() == 1:
+        x[0, 0] = float("nan")
+    return layer(x), layer.running_mean
+
+
+def test_a_bad_value_on_one_rank_reaches_the_running_statistics_of_none(world) -> None:
+    for output, mean in world.run(bad_value_on_one_rank):
+        assert output[:, 0].isnan().all()
+        assert output[:, 1:].isfinite().all()
+        assert mean[0] == 0
+        assert (mean[1:] != 0).all()
+
+
+def averaged():
+    cumulative, untracked = (
+        bn.SyncBatchNorm(3, momentum=None).double(),
+        bn.SyncBatchNorm(3, track_running_stats=False),
+    )
+    for x in (X, 2 * X):
+        cumulative(x.split(SIZES)[dist.get_rank()])
+    with bn.no_stats_update(cumulative):
+        cumulative(X.split(SIZES)[dist.get_rank()])
+    return cumulative.running_mean, untracked.double()(X.split(SIZES)[dist.get_rank()])
+
+
+def test_cumulative_and_no_running_statistics(world) -> None:
+    found = world.run(averaged)
+    for mean, _ in found:
+        torch.testing.assert_close(mean, 1.5 * X.mean((0, 2)))
+    torch.testing.assert_close(torch.cat([output for _, output in found]), oracle(X).output)
+
+
 def nobody_has_data():
     layer = bn.SyncBatchNorm(3)
     x = torch.empty(0, 3, 4, requires_grad=True)
@@ -297,12 +332,16 @@ def per_sample(transform):
         torch.func.jvp(layer, (torch.randn(4, 3),), (torch.randn(4, 3),))
     elif transform == "trace":
         torch.jit.trace(layer, torch.randn(4, 3))
+    elif transform == "export":
+        torch.export.export(layer, (torch.randn(4, 3),), strict=False)
+    elif transform == "make_fx":
+        torch.fx.experimental.proxy_tensor.make_fx(layer)(torch.randn(4, 3))
     elif transform == "batched":
         x = torch.randn(4, 3, requires_grad=True)
         torch.autograd.grad(layer(x), x, torch.randn(2, 4, 3), is_grads_batched=True)
 
 
-@pytest.mark.parametrize("transform", ["grad", "jvp", "trace", "batched"])
+@pytest.mark.parametrize("transform", ["grad", "jvp", "trace", "export", "make_fx", "batched"])
 def test_what_cannot_pass_the_layer_is_told(world, transform) -> None:
     for how, text in world.outcomes(per_sample, transform):
         assert how == "raised"

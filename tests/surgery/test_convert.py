@@ -338,7 +338,11 @@ def test_the_example_leaves_no_trace(x):
 @pytest.mark.parametrize(
     ("to", "options", "message"),
     [
-        ("sink", {}, "unknown target 'sink'; known: batchnorm, torch, sync, none, layer, group, instance, local"),
+        (
+            "sink",
+            {},
+            "unknown target 'sink'; known: batchnorm, torch, sync, none, layer, group, instance, local",
+        ),
         ("ghost", {}, "unknown target 'ghost'"),
         ("renorm", {}, "unknown target 'renorm'"),
         ("frozen", {}, "unknown target 'frozen'"),
