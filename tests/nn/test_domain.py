@@ -115,11 +115,12 @@ def test_no_stats_update_and_bad_batches() -> None:
     assert (layer.running_mean[0] == 0).all()
 
 
-def test_a_batch_norms_checkpoint_fills_every_domain() -> None:
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_batch_norms_checkpoint_fills_every_domain(assign) -> None:
     plain = bn.BatchNorm1d(3)
     plain(randn(4, 3))
     layer = bn.DomainBatchNorm1d(3, 2)
-    layer.load_state_dict(plain.state_dict())
+    layer.load_state_dict(plain.state_dict(), assign=assign)
     for name in STATISTICS:
         for domain in (0, 1):
             assert torch.equal(getattr(layer, name)[domain], getattr(plain, name))

@@ -6,12 +6,15 @@ from batchnorm.nn.domain import DomainBatchNorm1d, DomainBatchNorm2d, DomainBatc
 from batchnorm.nn.frozen import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from batchnorm.nn.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
 from batchnorm.nn.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
+from batchnorm.nn.lstm import BatchNormLSTM
+from batchnorm.nn.recurrent import RecurrentBatchNorm1d
 from batchnorm.nn.sync import SyncBatchNorm
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormLSTM",
     "ChannelsLastBatchNorm",
     "DomainBatchNorm1d",
     "DomainBatchNorm2d",
@@ -25,6 +28,7 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "RecurrentBatchNorm1d",
     "SyncBatchNorm",
     "domain",
 ]

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-from torch import Tensor
-
-from batchnorm.activations import ActivationLike
 from batchnorm.errors import ArgumentError, ArgumentTypeError
 from batchnorm.moments import UNTRACKED, RunningStats
 from batchnorm.nn.tracked import TrackedNorm
@@ -34,17 +31,15 @@ class StatisticsBank(TrackedNorm):
             assert buffer is not None
             self._buffers[name] = buffer.expand(rows, *buffer.shape).clone()
 
-    def _normalize_row(
-        self, row: int, input: Tensor, residual: Tensor | None, act: ActivationLike, mask: Tensor | None
-    ) -> Tensor:
-        stats = UNTRACKED
-        if self.track_running_stats or not self.training:
-            stats = RunningStats(
-                self.running_mean[row],  # type: ignore[index]
-                self.running_var[row],  # type: ignore[index]
-                self.num_batches_tracked[row],  # type: ignore[index]
-            )
-        return self._normalize_with(stats, self.training, input, residual, act, mask)
+    def _row(self, row: int) -> RunningStats:
+        """What a call with this row moves in training, and uses otherwise."""
+        if self.training and not self.track_running_stats:
+            return UNTRACKED
+        return RunningStats(
+            self.running_mean[row],  # type: ignore[index]
+            self.running_var[row],  # type: ignore[index]
+            self.num_batches_tracked[row],  # type: ignore[index]
+        )
 
 
 def whole_number(name: str, value: Any, least: int = 0, below: int | None = None) -> int:

@@ -92,9 +92,9 @@ class _DomainBatchNorm(StatisticsBank):
     def _normalize(
         self, input: Tensor, residual: Tensor | None, act: ActivationLike, mask: Tensor | None
     ) -> Tensor:
-        return self._normalize_row(self._row(), input, residual, act, mask)
+        return self._normalize_with(self._row(self._domain()), self.training, input, residual, act, mask)
 
-    def _row(self) -> int:
+    def _domain(self) -> int:
         if CHOICE.domain is not None:
             return whole_number("domain", CHOICE.domain, below=self.num_domains)
         # Training normalizes with the batch, and what checkpointing repeats outside of the block has been counted.
