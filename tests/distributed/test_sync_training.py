@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -105,6 +106,33 @@ def test_ddp_with_several_forwards_before_one_backward(world, run) -> None:
         assert kept["first.num_batches_tracked"] == 3
 
 
+def sharded(dtype):
+    model = Net(bn.SyncBatchNorm, plainly, True)
+    fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+    y = model(X.float().split(SIZES)[dist.get_rank()])
+    y.float().square().sum().backward()
+    return y.detach(), model.first.running_mean, model.conv.weight.grad.full_tensor()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_fsdp(world, dtype) -> None:
+    found = world.run(sharded, dtype)
+    model = Net(bn.BatchNorm1d, plainly, True)
+    expected = model(X.float())
+    expected.square().sum().backward()
+    bound = 1e-5 if dtype is None else 0.1
+    output = torch.cat([part for part, _, _ in found])
+    torch.testing.assert_close(output, expected.detach(), rtol=bound, atol=bound, check_dtype=False)
+    for part, mean, grad in found:
+        assert part.dtype == (dtype or torch.float32)
+        # bfloat16 inputs are rounded to 8 bits; the statistics of them are not.
+        torch.testing.assert_close(
+            mean, model.first.running_mean, rtol=1e-6 if dtype is None else 1e-3, atol=0
+        )
+        if dtype is None:
+            torch.testing.assert_close(4 * grad, model.conv.weight.grad, rtol=1e-4, atol=1e-4)
+
+
 def second_derivatives(act, masked):
     x, residual, weight, bias = inputs()
     rank = dist.get_rank()
@@ -164,15 +192,19 @@ def pair_of_this_rank():
 def in_pairs():
     group, _ = pair_of_this_rank()
     layer = bn.SyncBatchNorm(3, process_group=group).double()
-    layer(X.split(SIZES)[dist.get_rank()])
-    return layer.running_mean
+    x = X.split(SIZES)[dist.get_rank()].clone().requires_grad_()
+    layer(x).pow(3).sum().backward()
+    return layer.running_mean, x.grad
 
 
 def test_a_process_group_joins_its_own_ranks(world) -> None:
     found = world.run(in_pairs)
-    for rank, mean in enumerate(found):
-        part = X[:7] if rank < 2 else X[7:]
-        torch.testing.assert_close(mean, 0.1 * part.mean((0, 2)))
+    for pair, part in ((found[:2], X[:7]), (found[2:], X[7:])):
+        x = part.clone().requires_grad_()
+        oracle(x).output.pow(3).sum().backward()
+        torch.testing.assert_close(torch.cat([grad for _, grad in pair]), x.grad, **CLOSE)
+        for mean, _ in pair:
+            torch.testing.assert_close(mean, 0.1 * part.mean((0, 2)))
 
 
 def in_the_other_pair():
@@ -260,6 +292,18 @@ def test_cumulative_and_no_running_statistics(world) -> None:
     for mean, _ in found:
         torch.testing.assert_close(mean, 1.5 * X.mean((0, 2)))
     torch.testing.assert_close(torch.cat([output for _, output in found]), oracle(X).output)
+
+
+def strides(backend):
+    with bn.backend(backend):
+        transposed = bn.SyncBatchNorm(3)(torch.randn(4, 5, 3).transpose(1, 2))
+        images = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
+        return transposed.is_contiguous(), bn.SyncBatchNorm(3)(images).stride() == images.stride()
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_the_output_lies_in_memory_as_torchs_does(world, backend) -> None:
+    assert world.run(strides, backend) == [(True, True)] * 4
 
 
 def nobody_has_data():
