@@ -161,7 +161,8 @@ def test_it_starts_as_the_authors_code_does() -> None:
 
 def test_statistics_are_of_the_steps_that_more_than_one_sequence_reaches() -> None:
     layer = bn.BatchNormLSTM(3, 4, 6, batch_first=True)
-    layer(randn(3, 5, 3), lengths=torch.tensor([4, 2, 2]))
+    output, _ = layer(randn(3, 5, 3), lengths=torch.tensor([4, 2, 2]))
+    assert output.shape == (3, 5, 4)  # as long as the input, also where no sequence is
     for name in NORMS:
         assert getattr(layer, name).num_batches_tracked.tolist() == [1, 1, 0, 0, 0, 0], name
 

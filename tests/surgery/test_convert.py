@@ -94,6 +94,9 @@ def test_convert_leaves_the_given_model_alone(net, x, to):
     before, text = copy.deepcopy(net), repr(net)
     state = torch.get_rng_state()
     options = {"num_groups": 4} if to == "group" else {}
+    if to == "frozen":  # needs running statistics
+        net.again[1], before.again[1] = nn.Identity(), nn.Identity()
+        text = repr(net)
     if to in ("instance", "local"):
         net.head, before.head = nn.Linear(8, 4), nn.Linear(8, 4)
         before.head.load_state_dict(net.head.state_dict())
@@ -341,11 +344,12 @@ def test_the_example_leaves_no_trace(x):
         (
             "sink",
             {},
-            "unknown target 'sink'; known: batchnorm, torch, sync, none, layer, group, instance, local",
+            "unknown target 'sink'; known: batchnorm, torch, ghost, frozen, sync, none, layer, group, instance, local",
         ),
-        ("ghost", {}, "unknown target 'ghost'"),
-        ("renorm", {}, "unknown target 'renorm'"),
-        ("frozen", {}, "unknown target 'frozen'"),
+        ("domain", {}, "unknown target 'domain'"),
+        ("ghost", {"virtual_batch_size": 0}, "layer '0': virtual_batch_size must be a positive number"),
+        ("ghost", {"size": 4}, "to='ghost' has no option 'size'; its options: virtual_batch_size"),
+        ("frozen", {"virtual_batch_size": 4}, "to='frozen' has no option 'virtual_batch_size'"),
         ("layer", {"num_groups": 2}, "to='layer' has no option 'num_groups'; its options: none"),
         ("group", {"groups": 2}, "its options: num_groups"),
         ("group", {"num_groups": 3}, "layer '0': num_groups: expected a divisor of the 8 channels, got 3"),

@@ -116,10 +116,97 @@ def test_every_kind_has_a_twin_or_is_done() -> None:
         for kind in set(PLAIN) - set(done):
             found = twin(kind, to, 4)
             if found is None:
-                assert kind is ours.ChannelsLastBatchNorm or (to == "sync" and kind in LAZY)
+                assert kind is ours.ChannelsLastBatchNorm or (
+                    to not in ("batchnorm", "torch") and kind in LAZY
+                )
             else:
                 assert inspect.isclass(found)
                 assert found in done
+
+
+OTHERS = ("ghost", "frozen")
+FAMILIES = ("batchnorm", "torch", *OTHERS)
+
+
+def evaluated(layer, x):
+    training = layer.training
+    try:
+        return layer.eval()(x)
+    finally:
+        layer.train(training)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("start", FAMILIES)
+@pytest.mark.parametrize("to", FAMILIES)
+def test_there_and_back_every_family_keeps_state_and_evaluation(rank, start, to) -> None:
+    source = trained(DONE[start][rank])
+    x = torch.randn(4, 3, *(5,) * (rank + bool(rank)))
+    handle = source.register_forward_hook(lambda *_: None)
+    there = convert(nn.Sequential(source), to)
+    back = convert(there, start)[0]
+    assert type(there[0]) is DONE[to][rank]
+    assert type(back) is type(source)
+    for layer in (there[0], back):
+        assert (layer.eps, layer.momentum, layer.training) == (0.01, 0.2, True)
+        assert list(layer.state_dict()) == list(source.state_dict())
+        for name, tensor in source.state_dict().items():
+            assert torch.equal(layer.state_dict()[name], tensor), name
+        assert handle.id in layer._forward_hooks
+        torch.testing.assert_close(evaluated(layer, x), evaluated(source, x))
+    assert ("virtual_batch_size" in vars(back)) == (start == "ghost")
+
+
+def test_ghost_keeps_the_very_parameters_and_takes_its_option() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm1d(3))
+    parameters = list(model.parameters())
+    convert_(model, "ghost", virtual_batch_size=4)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert [layer.virtual_batch_size for layer in model] == [4, 4]
+    convert_(model, "ghost")
+    assert [layer.virtual_batch_size for layer in model] == [4, 4]
+    convert_(model, "ghost", virtual_batch_size=8)
+    assert [layer.virtual_batch_size for layer in model] == [8, 8]
+
+
+def test_frozen_holds_the_same_memory_as_buffers_and_gives_back_what_trains() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3))
+    weight = model[1].weight
+    frozen = convert_(model, "frozen")
+    assert list(frozen.parameters()) == []
+    assert frozen[1].weight.data_ptr() == weight.data_ptr()
+    assert not frozen[1].weight.requires_grad
+    back = convert_(frozen)
+    assert [name for name, _ in back.named_parameters()] == ["1.weight", "1.bias"]
+    assert all(parameter.requires_grad for parameter in back.parameters())
+    assert back[0].weight is None
+
+
+def test_frozen_leads_to_other_kinds_too() -> None:
+    layer = convert(convert(nn.Sequential(nn.BatchNorm2d(8)), "frozen"), "group", num_groups=2)[0]
+    assert type(layer) is nn.GroupNorm
+    assert layer.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("layer", "to", "reason"),
+    [
+        (ours.LazyBatchNorm2d(), "frozen", "has not seen an input"),
+        (ours.ChannelsLastBatchNorm(3), "ghost", "there is no 'ghost' batch norm over the last dimension"),
+        (ours.SyncBatchNorm(3), "ghost", "whether its input is 1d, 2d or 3d is not known; pass example"),
+        (nn.BatchNorm2d(3, track_running_stats=False), "frozen", "track_running_stats must be True"),
+        (type("Own", (nn.BatchNorm2d,), {})(3), "ghost", "may compute something else"),
+    ],
+)
+def test_what_has_no_such_form(layer, to, reason) -> None:
+    with pytest.raises(ConversionError, match=reason):
+        convert(nn.Sequential(layer), to)
+
+
+def test_a_synchronised_layer_becomes_another_kind_where_its_rank_is_known() -> None:
+    assert (
+        type(convert(nn.Sequential(ours.SyncBatchNorm(3)), "frozen", example=X)[0]) is ours.FrozenBatchNorm2d
+    )
 
 
 def test_what_is_done_already_is_left_without_a_word() -> None:

@@ -43,6 +43,7 @@ FIELDS: tuple[Field, ...] = (
     Field("affine", "setting", everywhere=False),
     Field("track_running_stats", "setting", everywhere=False),
     Field("process_group", "setting", everywhere=False),
+    Field("virtual_batch_size", "setting", everywhere=False),
     Field("training", "setting"),
     Field("_is_full_backward_hook", "setting"),
     Field("_backward_pre_hooks", "hooks"),
@@ -121,11 +122,25 @@ def peculiarities(layer: nn.Module, plain: tuple[type[nn.Module], ...]) -> str |
 
 def _move(field: Field, source: nn.Module, target: nn.Module) -> None:
     if field.slot == "parameter":
-        _hand_over(field.name, source._parameters, target._parameters)
+        _hand_over_parameter(field.name, source, target)
     elif field.slot == "buffer":
         _hand_over(field.name, source._buffers, target._buffers)
     elif field.name in vars(source) and field.name in vars(target):
         vars(target)[field.name] = vars(source)[field.name]
+
+
+def _hand_over_parameter(name: str, source: nn.Module, target: nn.Module) -> None:
+    """A frozen batch norm has buffers instead: the memory is the same, and what leaves it can be trained."""
+    held = source._parameters if name in source._parameters else source._buffers
+    if name not in held:
+        return
+    given: Any = held[name]
+    if name in target._parameters:
+        target._parameters[name] = (
+            given if given is None or isinstance(given, nn.Parameter) else nn.Parameter(given)
+        )
+    elif name in target._buffers:
+        target._buffers[name] = None if given is None else given.detach()
 
 
 def _hand_over(name: str, source: Mapping[str, Any], target: dict[str, Any]) -> None:

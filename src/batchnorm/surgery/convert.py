@@ -7,18 +7,16 @@ from typing import Any
 from torch import nn
 
 import batchnorm.nn as ours
-from batchnorm.errors import ConversionError, ConversionWarning
+from batchnorm.errors import ArgumentError, ConversionError, ConversionWarning
 from batchnorm.surgery.carry import carry, give_back, peculiarities
 from batchnorm.surgery.kinds import KINDS, replacement
 from batchnorm.surgery.layers import is_batch_norm
 from batchnorm.surgery.reach import reached, touched
 from batchnorm.surgery.replace import copied, exchange, refuse_scripted
 from batchnorm.surgery.restored import materialise, restored
-from batchnorm.surgery.twins import DONE, LAZY, OPTIONS, PLAIN, SYNCED, twin
+from batchnorm.surgery.twins import DONE, KEEPS_FUNCTION, LAZY, NDIM, OPTIONS, PLAIN, SYNCED, twin
 
 __all__ = ["TARGETS", "convert", "convert_"]
-
-_NDIM = {nn.BatchNorm2d: 4, ours.BatchNorm2d: 4, nn.BatchNorm3d: 5, ours.BatchNorm3d: 5}
 
 # Layers that a warning names.
 _SHOWN = 3
@@ -31,8 +29,9 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
     """Return a copy of the model with its batch norms exchanged.
 
     Between "batchnorm" (this package's layers), "torch" (torch.nn's) and "sync" (SyncBatchNorm) the whole state goes
-    along: the same state_dict, and in one process the same outputs up to rounding. The other layers take over weight,
-    bias and eps, and every hook and flag, but not the running statistics.
+    along: the same state_dict, and in one process the same outputs up to rounding. "ghost" and "frozen" take the whole
+    state too, and compute the same in evaluation; back from "frozen", weight and bias are parameters that are
+    trained. The other layers take over weight, bias and eps, and every hook and flag, but not the running statistics.
 
     Exchanged are the registered layers, wherever modules, lists, tuples, dict values, namespaces and the like hold
     them. What a closure or a global holds cannot be seen: with an example the model is run afterwards and refused if
@@ -41,13 +40,14 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
     Args:
         model: not changed. A layer at several places stays one layer.
         to: "batchnorm" (a synchronised layer becomes one only where an example tells the rank of its input); "torch"
-            (running statistics take the weight's type, which torch's operator needs); "sync"; "group" (gcd(32, C)
-            groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known); "instance"; "local"
+            (running statistics take the weight's type, which torch's operator needs); "sync"; "ghost" (virtual
+            batches); "frozen" (running statistics in training too; nothing is trained); "group" (gcd(32, C) groups);
+            "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known); "instance"; "local"
             (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
             layer sees (N, C), (N, C, L) or more, to give lazy layers their shapes, and to see that no old layer is
             still in use. Default None.
-        options: "sync": process_group; "group": num_groups; "local": size, alpha, beta, k.
+        options: "sync": process_group; "ghost": virtual_batch_size; "group": num_groups; "local": size, alpha, beta, k.
 
     Returns:
         The new model.
@@ -103,7 +103,7 @@ def _convert(
 ) -> nn.Module:
     if example is not None:
         materialise(model, example)
-    layers = _exchangeable(model, to, regroups="process_group" in options)
+    layers = _exchangeable(model, to, renewed=to in DONE and bool(options))
     # A function that the model holds is not copied with it, and may run layers of the original.
     with restored(model if original is None else original):
         seen = reached(model, layers.values(), example) if layers and example is not None else {}
@@ -111,9 +111,9 @@ def _convert(
     layers = _of_known_rank(layers, ndims, to)
     new = {layer: _counterpart(layer, path, to, ndims.get(layer), options) for path, layer in layers.items()}
     for layer, target in new.items():
+        chosen = {name: vars(target)[name] for name in options if name in OPTIONS.get(to, ())}
         carry(layer, target, between_batch_norms=is_batch_norm(target), narrow=to == "torch")
-        if "process_group" in options:
-            target.process_group = options["process_group"]
+        vars(target).update(chosen)
     result = exchange(model, new)
     if example is None or not layers:
         return result
@@ -169,9 +169,9 @@ def _check_target(to: str, options: dict[str, Any]) -> None:
             )
 
 
-def _exchangeable(model: nn.Module, to: str, regroups: bool) -> dict[str, nn.Module]:
+def _exchangeable(model: nn.Module, to: str, renewed: bool) -> dict[str, nn.Module]:
     """The layers to exchange, by path; what cannot be is refused, or left with a warning where the function stays."""
-    done = () if regroups else DONE.get(to, ())
+    done = () if renewed else DONE.get(to, ())
     found, left = {}, []
     for path, layer in model.named_modules():
         if not is_batch_norm(layer) or type(layer) in done:
@@ -179,7 +179,7 @@ def _exchangeable(model: nn.Module, to: str, regroups: bool) -> dict[str, nn.Mod
         reason = peculiarities(layer, PLAIN)
         if reason is None:
             found[path] = layer
-        elif to in DONE:
+        elif to in KEEPS_FUNCTION:
             left.append(f"{_at(path)} ({reason})")
         else:
             raise ConversionError(f"to={to!r}: the batch norm at {_at(path)} cannot be exchanged: {reason}")
@@ -221,25 +221,25 @@ def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict
     if to in DONE:
         target = twin(kind, to, ndim)
         if target is None:
-            whose = "torch has no batch norm" if to == "torch" else "SyncBatchNorm has no statistics"
-            raise ConversionError(
-                f"to={to!r}: {_at(path)} is a {kind.__name__}, and {whose} over the last dimension"
-            )
+            raise ConversionError(f"to={to!r}: {_at(path)} is a {kind.__name__}, {_why_no_twin(kind, to)}")
         features = () if kind in LAZY else (layer.num_features,)
-        # On the meta device nothing is allocated or drawn; every tensor is replaced by the layer's own.
-        return target(
-            *features,
-            eps=layer.eps,
-            momentum=layer.momentum,
-            affine=layer._parameters.get("weight") is not None,
-            track_running_stats=layer.track_running_stats,
-            device="meta",
-        )
+        try:  # On the meta device nothing is allocated or drawn; every tensor is replaced by the layer's own.
+            return target(
+                *features,
+                eps=layer.eps,
+                momentum=layer.momentum,
+                affine=layer.weight is not None,
+                track_running_stats=layer.track_running_stats,
+                device="meta",
+                **options,
+            )
+        except ArgumentError as problem:
+            raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
     try:
         return replacement(
             to,
             layer.num_features,
-            ndim=_NDIM.get(kind, ndim),
+            ndim=NDIM.get(kind, ndim),
             channels_last=kind is ours.ChannelsLastBatchNorm,
             affine=layer.weight is not None,
             device="meta",
@@ -247,6 +247,13 @@ def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict
         )
     except ConversionError as problem:
         raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
+
+
+def _why_no_twin(kind: type[nn.Module], to: str) -> str:
+    if kind in SYNCED:
+        return "and whether its input is 1d, 2d or 3d is not known; pass example=a batch"
+    whose = {"torch": "torch has no batch norm", "sync": "SyncBatchNorm has no statistics"}
+    return f"and {whose.get(to, f'there is no {to!r} batch norm')} over the last dimension"
 
 
 def _at(path: str) -> str:
