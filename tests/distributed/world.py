@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 # The server imports torch once and forks from that, so that a further process costs no import.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "batchnorm.nn", "batchnorm.sync"])
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo", "batchnorm.nn"])
 _PATIENCE = 120  # seconds for one function; torch.compile inside takes some
 
 
