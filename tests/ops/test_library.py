@@ -1,12 +1,14 @@
 """The operators that torch.compile sees: torch's own checks of them, and compiled layers against eager ones."""
 
+import hashlib
+
 import pytest
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 
 import batchnorm as bn
-from batchnorm.ops import library  # noqa: F401  (defines torch.ops.batchnorm)
+from batchnorm.ops import library
 
 ACTS = ["relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "hardswish", "elu"]
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -31,7 +33,7 @@ def test_torchs_own_checks(native, name, form, act) -> None:
     weight, bias = torch.rand(3).requires_grad_(), torch.rand(3).requires_grad_()
     given = (torch.zeros(3), torch.ones(3)) if name == "evaluate" else ()
     arguments = (x, *given, weight, bias, residual, mask, act, 0.01, 1e-5, 1)
-    torch.library.opcheck(getattr(torch.ops.batchnorm, name).default, arguments, test_utils=CHECKS)
+    torch.library.opcheck(getattr(torch.ops.batchnorm_v1, name).default, arguments, test_utils=CHECKS)
 
 
 def operators(compiled_graphs) -> set[str]:
@@ -72,7 +74,7 @@ def test_a_compiled_layer_is_one_operator_and_gives_the_eager_result(
         torch.testing.assert_close(*found)
         compiled.append(len(graphs))
     assert compiled[0] == compiled[1]
-    assert f"batchnorm.{'forward' if training else 'evaluate'}" in operators(graphs)
+    assert f"batchnorm_v1.{'forward' if training else 'evaluate'}" in operators(graphs)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -102,8 +104,8 @@ def test_a_compiled_graph_holds_no_operator_with_an_autograd_kernel(native) -> N
 
     backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
     torch.compile(bn.BatchNorm1d(3), backend=backend)(randn(5, 3).requires_grad_()).sum().backward()
-    ours = {name for name in operators(graphs) if name.startswith("batchnorm.")}
-    assert ours == {"batchnorm._forward.default", "batchnorm._backward.default"}
+    ours = {name for name in operators(graphs) if name.startswith("batchnorm_")}
+    assert ours == {"batchnorm_v1._forward.default", "batchnorm_v1._backward.default"}
 
 
 def test_the_reference_is_compiled_where_it_was_asked_for(native) -> None:
@@ -113,14 +115,29 @@ def test_the_reference_is_compiled_where_it_was_asked_for(native) -> None:
     run = torch.compile(layer, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     with bn.backend("reference"):
         run(randn(5, 3))
-    assert not any("batchnorm." in name for name in operators(graphs))
+    assert not any("batchnorm_v1." in name for name in operators(graphs))
     run(randn(5, 3))
-    assert any("batchnorm." in name for name in operators(graphs[1:]))
+    assert any("batchnorm_v1." in name for name in operators(graphs[1:]))
+
+
+# By version of the namespace: the digest of what its operators take and give. Add a line, never change one.
+SCHEMAS = {"batchnorm_v1": "38064354edd5d22a"}
+
+
+def test_operators_change_only_with_their_version() -> None:
+    defined = sorted(
+        str(schema)
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith(f"{library.NAMESPACE}::")
+    )
+    assert len(defined) == 5
+    digest = hashlib.sha256("\n".join(defined).encode()).hexdigest()[:16]
+    assert SCHEMAS[library.NAMESPACE] == digest, "\n".join(defined)
 
 
 def test_an_exported_program_needs_none_of_ours(native) -> None:
     program = torch.export.export(torch.nn.Sequential(bn.BatchNorm2d(3)).eval(), (randn(4, 3, 5, 5),))
-    assert not any("batchnorm.forward" in name or "evaluate" in name for name in operators([program]))
+    assert not any("batchnorm_v" in name for name in operators([program]))
 
 
 def test_checkpointing_inside_a_compiled_function_counts_once(native) -> None:

@@ -18,9 +18,12 @@ from batchnorm.ops.layout import form_of
 from batchnorm.ops.reference import Affine
 from batchnorm.ops.shared_library import load
 
-__all__ = ["evaluate", "forward", "serves"]
+__all__ = ["NAMESPACE", "evaluate", "forward", "serves"]
 
-_LIBRARY = torch.library.Library("batchnorm", "DEF")
+# Compiled code outlives an upgrade of this package, in inductor's cache: what operators take or give may only change
+# together with this number.
+NAMESPACE = "batchnorm_v1"
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 _AFFINE = "Tensor? weight, Tensor? bias, Tensor? second, Tensor? mask, str act, float act_parameter"
 # What begins with _ has no autograd kernel: it is what stays in a compiled graph, where every kernel costs time.
 for _prefix in ("", "_"):
@@ -60,7 +63,7 @@ _is_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def forward(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple[Tensor, Tensor]:
     """As `reference.forward`."""
-    result: tuple[Tensor, Tensor] = torch.ops.batchnorm.forward(x, *_flat(affine), eps, channel_dim)
+    result: tuple[Tensor, Tensor] = torch.ops.batchnorm_v1.forward(x, *_flat(affine), eps, channel_dim)
     return result
 
 
@@ -68,7 +71,7 @@ def evaluate(
     x: Tensor, mean: Tensor, var: Tensor, affine: Affine, eps: float, channel_dim: int
 ) -> tuple[Tensor, Tensor]:
     """As `reference.evaluate`."""
-    result: tuple[Tensor, Tensor] = torch.ops.batchnorm.evaluate(
+    result: tuple[Tensor, Tensor] = torch.ops.batchnorm_v1.evaluate(
         x, mean, var, *_flat(affine), eps, channel_dim
     )
     return result
@@ -165,7 +168,7 @@ def _gradients(ctx: Any, grad_output: Tensor, _of_rows: Tensor | None) -> tuple[
     _, *wanted = ctx.needs_input_grad
     needs = (wanted[0], *wanted[1 + given : 4 + given])
     affine = weight, bias, second, mask, act, parameter
-    grads = torch.ops.batchnorm._backward(
+    grads = torch.ops.batchnorm_v1._backward(
         grad_output, x, rows, *affine, channel_dim, of_output, _NEEDS.index(needs), parameter_dtype
     )
     of_x, *others = (grad if need else None for grad, need in zip(grads, needs, strict=True))
@@ -187,12 +190,12 @@ class _Differentiable(torch.autograd.Function):
 
 
 def _differentiable_forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _Differentiable.apply(torch.ops.batchnorm._forward.default, *inputs)
+    result: tuple[Tensor, Tensor] = _Differentiable.apply(torch.ops.batchnorm_v1._forward.default, *inputs)
     return result
 
 
 def _differentiable_evaluate(*inputs: Any) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _Differentiable.apply(torch.ops.batchnorm._evaluate.default, *inputs)
+    result: tuple[Tensor, Tensor] = _Differentiable.apply(torch.ops.batchnorm_v1._evaluate.default, *inputs)
     return result
 
 
@@ -202,6 +205,6 @@ for _name, _kernel, _fake in (
     ("_backward", _backward, _fake_backward),
 ):
     _LIBRARY.impl(_name, _kernel, "CPU")
-    torch.library.register_fake(f"batchnorm::{_name}", _fake, lib=_LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_LIBRARY)
 _LIBRARY.impl("forward", _differentiable_forward, "CompositeImplicitAutograd")
 _LIBRARY.impl("evaluate", _differentiable_evaluate, "CompositeImplicitAutograd")
