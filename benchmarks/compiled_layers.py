@@ -1,4 +1,4 @@
-"""What torch.compile costs around one layer, and around a chain of them: one call of a compiled graph is dear, a layer in it is not.
+"""What torch.compile costs around one layer, and around a chain: a call of a compiled graph is dear, a layer in it not.
 
 Prints microseconds (least of the rounds, eager and compiled in turns): `python benchmarks/compiled_layers.py`.
 """
