@@ -45,3 +45,11 @@ def test_parameters_travel() -> None:
     assert resolve(nn.ELU(0.5)) == Activation("elu", 0.5)
     assert resolve(None) is None
     assert resolve(nn.Identity()) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slopes_are_finite_where_powers_overflow(name) -> None:
+    z = torch.tensor([-3e38, -1e20, -1e13, 1e13, 1e20, 3e38], requires_grad=True)
+    (slope,) = torch.autograd.grad(resolve(name).forward(z).sum(), z)
+    assert torch.isfinite(slope).all()
+    torch.testing.assert_close(resolve(name).backward(torch.ones(6), z.detach()), slope)

@@ -46,3 +46,23 @@ def test_hooks_that_give_back_another_shape_are_an_error(residual: bool) -> None
 def test_hooks_that_give_back_a_longer_weight_are_an_error() -> None:
     with pytest.raises(ShapeError, match="gave the weight back with 6 values for 3 channels"):
         backward_with(lambda tensor: tensor.repeat(2) if tensor.dim() == 1 else tensor)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("path", ["negated view", "plain"])
+def test_a_narrow_gradient_is_rounded_once(path: str, create_graph: bool) -> None:
+    # Terms beyond float16's range that cancel: added up in float16 they would be inf - inf.
+    x = torch.randn(64, 3, dtype=torch.float64).half() * 1e-4
+    given = ((-x)._neg_view() if path == "negated view" else x.clone()).requires_grad_()
+    wide = x.double().requires_grad_()
+    grad_output = 100 + torch.randn(64, 3).half()
+    (found,) = torch.autograd.grad(
+        bn.functional.batch_norm(given, None, None, training=True, eps=1e-12),
+        given,
+        grad_output,
+        create_graph=create_graph,
+    )
+    (expected,) = torch.autograd.grad(
+        bn.functional.batch_norm(wide, None, None, training=True, eps=1e-12), wide, grad_output.double()
+    )
+    torch.testing.assert_close(found.detach(), expected.half(), rtol=2e-3, atol=1)

@@ -35,10 +35,12 @@ def _gelu_backward(grad: Tensor, z: Tensor, _: float) -> Tensor:
 
 
 def _tanh_gate(z: Tensor) -> Tensor:
+    z = z.clamp(-50, 50)  # exactly 0 or 1 from there on, and the cube may be infinite
     return torch.sigmoid(1.5957691216057308 * (z + 0.044715 * z * z * z))
 
 
 def _gelu_tanh_backward(grad: Tensor, z: Tensor, _: float) -> Tensor:
+    z = z.clamp(-50, 50)  # as in the gate
     gate = _tanh_gate(z)
     slope = 1.5957691216057308 * (1 + 0.134145 * z * z)
     return grad * (gate + z * gate * (1 - gate) * slope)

@@ -161,8 +161,12 @@ def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple
             "torch.jit.trace cannot record a batch norm that uses its batch's statistics; trace the model in eval(), "
             "with running statistics, or use torch.export.export or torch.compile"
         )
-    batch = reference.moments(x, affine.mask, channel_dim)
-    output = reference.normalize(x, batch.mean, invstd_of(batch.var, x, eps), affine, channel_dim)
+    # Once: autograd would add up the gradients of two narrow copies in their own type, where they overflow.
+    seen = x.to(reference.compute_dtype(x))
+    batch = reference.moments(seen, affine.mask, channel_dim)
+    output = reference.normalize(seen, batch.mean, invstd_of(batch.var, x, eps), affine, channel_dim).to(
+        x.dtype
+    )
     count = batch.count.detach() if isinstance(batch.count, Tensor) else batch.count
     return like_input(x, output), Moments(count, batch.mean.detach(), batch.var.detach())
 

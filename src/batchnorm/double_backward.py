@@ -23,10 +23,11 @@ def differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None
         view,
         *(None if tensor is None else tensor.view_as(tensor) for tensor in (weight, bias, residual)),
     ]
+    seen = view.to(reference.compute_dtype(x))  # once, as in autograd's own path
     affine = Affine(given[1], given[2], given[3], act, mask)
     mean, invstd = rows[0], rows[1]
     if saved.is_from_batch(rows):
-        batch = call.moments(view, mask)
+        batch = call.moments(seen, mask)
         mean, invstd = batch.mean, invstd_of(batch.var, x, call.eps)
     grads: list[Tensor | None] = [None] * 4
     wanted = {
@@ -35,7 +36,7 @@ def differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None
         if tensor is not None and ctx.needs_input_grad[index]
     }
     if wanted:
-        output = reference.normalize(view, mean, invstd, affine, call.channel_dim)
+        output = reference.normalize(seen, mean, invstd, affine, call.channel_dim).to(x.dtype)
         found = torch.autograd.grad(
             output, list(wanted.values()), grad_output, create_graph=True, allow_unused=True
         )
