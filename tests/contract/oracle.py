@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# gelu without torch's 1 + erf and 1 + tanh, which cancel in the left tail.
 ACTS = {
     None: lambda z: z,
     "relu": F.relu,
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,
     "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "gelu": lambda z: 0.5 * z * torch.erfc(-(0.5**0.5) * z),
+    "gelu_tanh": lambda z: z * torch.sigmoid((8 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)),
     "hardswish": F.hardswish,
     "elu": F.elu,
 }
