@@ -18,6 +18,7 @@ __all__ = [
     "DtypeError",
     "MissingExtraError",
     "ModelError",
+    "RecomputationError",
     "ShapeError",
     "StoreError",
     "TransformError",
@@ -59,6 +60,10 @@ class DtypeError(BatchNormError, NotImplementedError):
 
 class TransformError(BatchNormError, RuntimeError):
     """A function transform (vmap, grad, ...) or a tracer meets what it cannot carry, such as buffers it did not get."""
+
+
+class RecomputationError(BatchNormError, RuntimeError):
+    """A forward that repeats an earlier one cannot find what that one used."""
 
 
 class BackendError(BatchNormError, RuntimeError):

@@ -164,6 +164,14 @@ def test_a_group_with_one_valid_value_or_none_moves_nothing_and_stays_in_bounds(
     assert layer.num_batches_tracked == 1
 
 
+def test_no_stats_update_keeps_the_groups() -> None:
+    layer, x = made((12, 3), 4), randn(12, 3)
+    with bn.no_stats_update(layer):
+        torch.testing.assert_close(layer(x), loop(layer, x)[0])
+    assert layer.num_batches_tracked == 0
+    assert torch.equal(layer.running_var, torch.ones(3).double())
+
+
 def test_a_channel_with_nan_keeps_its_statistics() -> None:
     layer, x = made((8, 3, 2), 4), randn(8, 3, 2)
     x[5, 1, 0] = float("nan")

@@ -8,6 +8,7 @@ from batchnorm.nn.ghost import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNor
 from batchnorm.nn.lazy import LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from batchnorm.nn.lstm import BatchNormLSTM
 from batchnorm.nn.recurrent import RecurrentBatchNorm1d
+from batchnorm.nn.renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from batchnorm.nn.sync import SyncBatchNorm
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "BatchNormLSTM",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
     "ChannelsLastBatchNorm",
     "DomainBatchNorm1d",
     "DomainBatchNorm2d",

@@ -21,14 +21,13 @@ from batchnorm.ops import Affine
 
 __all__ = ["TrackedNorm", "packed_alike", "packed_as"]
 
-_RUNNING = ("running_mean", "running_var")
-
 
 class TrackedNorm(_NormBase):
     """Mixed in before a torch norm class: replaces its forward and keeps its running statistics wide."""
 
     _ranks: ClassVar[tuple[int, ...]] = ()  # empty: any from 2
     _channel_dim: ClassVar[int] = 1
+    _wide_buffers: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
     # (N, C) rows, such as the data of a PackedSequence, are an input; only there do `lengths` have a meaning.
     _takes_rows: ClassVar[bool] = False
 
@@ -194,14 +193,14 @@ class TrackedNorm(_NormBase):
         super().reset_running_stats()
 
     def _widen_buffers(self) -> None:
-        for name in _RUNNING:
+        for name in self._wide_buffers:
             buffer = self._buffers.get(name)
             if buffer is not None and _is_narrow(buffer):
                 self._buffers[name] = _widened(buffer)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # half(), bfloat16() and the like would round the statistics: take the device, not the dtype.
-        before = {name: self._buffers.get(name) for name in _RUNNING}
+        before = {name: self._buffers.get(name) for name in self._wide_buffers}
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers.get(name)
