@@ -4,6 +4,7 @@ import datetime
 import multiprocessing
 import os
 import pickle
+import sys
 import traceback
 from pathlib import Path
 
@@ -60,7 +61,8 @@ class World:
 
 def _serve(rank, size, file, timeout, pipe) -> None:
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo asks what the host name stands for
     dist.init_process_group(
         "gloo",
         init_method=f"file://{file}",
