@@ -2,12 +2,25 @@ import pytest
 import torch
 from torch import nn
 
+import batchnorm as bn
 from batchnorm.errors import UsageError
 from batchnorm.lab.arms import KNOWN, norm_layer
+from batchnorm.report.phrases import meanings
 
 
 def test_order_is_that_of_the_style():
-    assert KNOWN == ("none", "batch", "layer", "group", "instance", "local")
+    assert KNOWN == (
+        "none",
+        "batch",
+        "layer",
+        "group",
+        "instance",
+        "local",
+        "ghost",
+        "renorm",
+        "frozen",
+        "sync",
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,6 +37,12 @@ def test_order_is_that_of_the_style():
         ("group", 4, nn.GroupNorm),
         ("instance", 4, nn.InstanceNorm2d),
         ("local", 4, nn.LocalResponseNorm),
+        ("ghost", 2, bn.GhostBatchNorm1d),
+        ("ghost", 4, bn.GhostBatchNorm2d),
+        ("renorm", 4, bn.BatchRenorm2d),
+        ("frozen", 4, bn.FrozenBatchNorm2d),
+        ("sync", 2, bn.SyncBatchNorm),
+        ("sync", 4, bn.SyncBatchNorm),
     ],
 )
 def test_layers(arm, ndim, kind):
@@ -51,7 +70,7 @@ def test_instance_has_weight_and_bias_and_no_statistics():
     assert sorted(layer.state_dict()) == ["bias", "weight"]
 
 
-@pytest.mark.parametrize("arm", ["batch", "layer", "group", "instance", "local"])
+@pytest.mark.parametrize("arm", ["batch", "layer", "group", "instance", "local", "ghost", "renorm", "sync"])
 def test_no_draws_and_plain_at_the_start(arm):
     state = torch.get_rng_state()
     layer = norm_layer(arm, 12, 4)
@@ -62,7 +81,12 @@ def test_no_draws_and_plain_at_the_start(arm):
 @pytest.mark.parametrize(
     ("arm", "channels", "ndim", "message"),
     [
-        ("bacth", 8, 4, "unknown arm 'bacth'; known: none, batch, layer, group, instance, local"),
+        (
+            "bacth",
+            8,
+            4,
+            "unknown arm 'bacth'; known: none, batch, layer, group, instance, local, ghost, renorm, frozen, sync",
+        ),
         ("instance", 8, 2, "'instance' has no meaning on (N, 8)"),
         ("local", 8, 2, "'local' (LocalResponseNorm) is for images (N, C, H, W); got (N, C)"),
         ("group", 32, 2, "would be 32 groups of one value"),
@@ -73,3 +97,13 @@ def test_refusals(arm, channels, ndim, message):
         norm_layer(arm, channels, ndim)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_arms_are_other_than_batch_norm_where_the_page_says_so() -> None:
+    said = " ".join(meanings(KNOWN))
+    ghost, renorm = norm_layer("ghost", 4, 4), norm_layer("renorm", 4, 4)
+    assert f"virtual batch of {ghost.virtual_batch_size} samples" in said
+    assert (
+        f"warm-up of {renorm.warmup} steps to a factor of {renorm.r_max:g} and a shift of {renorm.d_max:g}"
+        in said
+    )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import batchnorm as bn
 from batchnorm.errors import ModelError, UsageError
 from batchnorm.lab.networks import build_network, placements_of, try_networks
 from tests.lab import tiny
@@ -56,3 +57,26 @@ def test_every_arm_is_tried_and_trying_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(UsageError, match="instance"):
         try_networks(tiny.config(norms="none,instance"), tiny.dataset(), ("after",))
+
+
+@pytest.mark.parametrize("model", ["mlp", "own"])
+def test_the_frozen_arm_has_the_statistics_of_the_untrained_network(model, own):
+    dataset = tiny.dataset()
+    config = tiny.config(norms="batch,frozen", model=own("build") if model == "own" else model)
+    networks = {}
+    for arm in ("batch", "frozen"):
+        torch.manual_seed(3)
+        networks[arm] = build_network(config, arm, "after", dataset)
+    plain, frozen = (networks[arm].module for arm in ("batch", "frozen"))
+    assert networks["frozen"].sites == networks["batch"].sites
+    assert frozen.training
+    samples = dataset.train.x[:: max(len(dataset.train.x) // 256, 1)][:256]
+    # Biased and unbiased variances differ by count / (count - 1).
+    count = len(samples)
+    for path in networks["frozen"].sites:
+        layer = frozen.get_submodule(path)
+        assert isinstance(layer, bn.FrozenBatchNorm1d)
+        assert layer.momentum == 0.1
+        layer.running_var.mul_((count - 1) / count)
+    torch.testing.assert_close(frozen(samples), plain.train()(samples), rtol=1e-4, atol=1e-4)
+    assert {name for name, _ in frozen.named_parameters()} < {name for name, _ in plain.named_parameters()}

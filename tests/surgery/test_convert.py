@@ -94,7 +94,7 @@ def test_convert_leaves_the_given_model_alone(net, x, to):
     before, text = copy.deepcopy(net), repr(net)
     state = torch.get_rng_state()
     options = {"num_groups": 4} if to == "group" else {}
-    if to == "frozen":  # needs running statistics
+    if to in ("frozen", "renorm"):  # need running statistics
         net.again[1], before.again[1] = nn.Identity(), nn.Identity()
         text = repr(net)
     if to in ("instance", "local"):
@@ -344,7 +344,8 @@ def test_the_example_leaves_no_trace(x):
         (
             "sink",
             {},
-            "unknown target 'sink'; known: batchnorm, torch, ghost, frozen, sync, none, layer, group, instance, local",
+            "unknown target 'sink'; known: batchnorm, torch, ghost, renorm, frozen, sync, none, layer, group, "
+            "instance, local",
         ),
         ("domain", {}, "unknown target 'domain'"),
         ("ghost", {"virtual_batch_size": 0}, "layer '0': virtual_batch_size must be a positive number"),

@@ -30,8 +30,8 @@ def test_to_sync_keeps_state_and_function(kind) -> None:
     layer = convert(nn.Sequential(source), "sync")[0]
     assert type(layer) is ours.SyncBatchNorm
     assert (layer.eps, layer.momentum, layer.training) == (0.01, 0.2, True)
-    for name, tensor in source.state_dict().items():
-        assert torch.equal(layer.state_dict()[name], tensor)
+    for name in set(source.state_dict()) - {"running_std"}:
+        assert torch.equal(layer.state_dict()[name], source.state_dict()[name])
 
 
 def test_the_group_is_the_option_or_the_one_it_had() -> None:
@@ -124,7 +124,7 @@ def test_every_kind_has_a_twin_or_is_done() -> None:
                 assert found in done
 
 
-OTHERS = ("ghost", "frozen")
+OTHERS = ("ghost", "renorm", "frozen")
 FAMILIES = ("batchnorm", "torch", *OTHERS)
 
 
@@ -149,12 +149,28 @@ def test_there_and_back_every_family_keeps_state_and_evaluation(rank, start, to)
     assert type(back) is type(source)
     for layer in (there[0], back):
         assert (layer.eps, layer.momentum, layer.training) == (0.01, 0.2, True)
-        assert list(layer.state_dict()) == list(source.state_dict())
-        for name, tensor in source.state_dict().items():
-            assert torch.equal(layer.state_dict()[name], tensor), name
+        same_names = isinstance(layer, DONE["renorm"]) == isinstance(source, DONE["renorm"])
+        assert (list(layer.state_dict()) == list(source.state_dict())) == same_names
+        for name in set(layer.state_dict()) & set(source.state_dict()):
+            a, b = layer.state_dict()[name], source.state_dict()[name]
+            torch.testing.assert_close(
+                a, b, rtol=2e-7 if name in ("running_var", "running_std") else 0, atol=0
+            )
         assert handle.id in layer._forward_hooks
         torch.testing.assert_close(evaluated(layer, x), evaluated(source, x))
     assert ("virtual_batch_size" in vars(back)) == (start == "ghost")
+
+
+def test_renorm_keeps_the_standard_deviation_and_its_options() -> None:
+    source = trained(nn.BatchNorm2d)
+    layer = convert(nn.Sequential(source), "renorm", r_max=2.0, d_max=1.0, warmup=7)[0]
+    assert (layer.r_max, layer.d_max, layer.warmup) == (2.0, 1.0, 7)
+    torch.testing.assert_close(layer.running_std, (source.running_var + 0.01).sqrt())
+    assert layer.num_batches_tracked == 1
+    again = convert(nn.Sequential(layer), "renorm", warmup=3)[0]
+    assert (again.r_max, again.d_max, again.warmup) == (2.0, 1.0, 3)
+    back = convert(layer, "torch")
+    assert not {"r_max", "d_max", "warmup", "_first_passes"} & set(vars(back))
 
 
 def test_ghost_keeps_the_very_parameters_and_takes_its_option() -> None:
@@ -195,6 +211,7 @@ def test_frozen_leads_to_other_kinds_too() -> None:
         (ours.ChannelsLastBatchNorm(3), "ghost", "there is no 'ghost' batch norm over the last dimension"),
         (ours.SyncBatchNorm(3), "ghost", "whether its input is 1d, 2d or 3d is not known; pass example"),
         (nn.BatchNorm2d(3, track_running_stats=False), "frozen", "track_running_stats must be True"),
+        (nn.BatchNorm2d(3, track_running_stats=False), "renorm", "track_running_stats must be True"),
         (type("Own", (nn.BatchNorm2d,), {})(3), "ghost", "may compute something else"),
     ],
 )

@@ -22,7 +22,7 @@ __all__ = ["command"]
     default="none,batch",
     show_default=True,
     metavar="LIST",
-    help="none, batch, layer, group, instance, local.",
+    help="none, batch, layer, group, instance, local, ghost, renorm, frozen, sync.",
 )
 @click.option(
     "--placement",

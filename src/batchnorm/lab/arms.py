@@ -1,20 +1,37 @@
 """Arms of a comparison: the norm layer that stands at a network's sites, by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from batchnorm.errors import ConversionError, UsageError
-from batchnorm.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from batchnorm.nn import SyncBatchNorm
+from batchnorm.surgery import convert_
 from batchnorm.surgery.kinds import replacement
 
-__all__ = ["ARMS", "KNOWN", "norm_layer"]
+__all__ = ["ARMS", "CONVERSIONS", "KNOWN", "norm_layer"]
 
-_BATCH = {2: BatchNorm1d, 3: BatchNorm1d, 4: BatchNorm2d, 5: BatchNorm3d}
+# Small against the usual batch of 32, so that the arm is another than `batch`.
+_VIRTUAL_BATCH_SIZE = 8
+# Ioffe's 5,000 steps would outlast these runs, which would be batch norm then; the digits have 45 steps an epoch.
+_WARMUP = 40
+
+# How `convert` makes an arm: target and options; an arm that is not here is a target of that name.
+CONVERSIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "batch": ("batchnorm", {}),
+    "ghost": ("ghost", {"virtual_batch_size": _VIRTUAL_BATCH_SIZE}),
+    "renorm": ("renorm", {"warmup": _WARMUP}),
+}
+_BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def _batch(channels: int, ndim: int) -> nn.Module:
-    return _BATCH[ndim](channels)
+def _converted(arm: str) -> Callable[[int, int], nn.Module]:
+    def make(channels: int, ndim: int) -> nn.Module:
+        to, options = CONVERSIONS.get(arm, (arm, {}))
+        return convert_(_BATCH[ndim](channels), to, **options)
+
+    return make
 
 
 def _of_kind(kind: str) -> Callable[[int, int], nn.Module]:
@@ -27,11 +44,15 @@ def _of_kind(kind: str) -> Callable[[int, int], nn.Module]:
 # A later layer joins by a line here; the order is that of tables and legends.
 ARMS: dict[str, Callable[[int, int], nn.Module]] = {
     "none": _of_kind("none"),
-    "batch": _batch,
+    "batch": _converted("batch"),
     "layer": _of_kind("layer"),
     "group": _of_kind("group"),
     "instance": _of_kind("instance"),
     "local": _of_kind("local"),
+    "ghost": _converted("ghost"),
+    "renorm": _converted("renorm"),
+    "frozen": _converted("frozen"),
+    "sync": lambda channels, _: SyncBatchNorm(channels),
 }
 KNOWN: tuple[str, ...] = tuple(ARMS)
 
@@ -47,7 +68,9 @@ def norm_layer(arm: str, channels: int, ndim: int) -> nn.Module:
     Returns:
         A new layer: `nn.Identity` for "none"; BatchNorm1d or 2d for "batch"; GroupNorm(1, C), on (N, C)
         LayerNorm(C), for "layer"; GroupNorm with gcd(32, C) groups for "group"; InstanceNorm with weight and bias
-        for "instance"; LocalResponseNorm over 5 channels for "local". Weights start at 1, biases at 0.
+        for "instance"; LocalResponseNorm over 5 channels for "local"; GhostBatchNorm with virtual batches of 8 for
+        "ghost"; BatchRenorm with a warmup of 40 steps for "renorm"; FrozenBatchNorm for "frozen", whose statistics
+        `build_network` measures; SyncBatchNorm for "sync". Weights start at 1, biases at 0.
 
     Raises:
         UsageError: the arm is unknown, or has no meaning on such an input.

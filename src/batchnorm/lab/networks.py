@@ -1,11 +1,18 @@
 """The networks of a comparison: where its arms put their layers, and whether each of them works."""
 
+import torch
+from torch import Tensor, nn
+
 from batchnorm.errors import ModelError, UsageError
 from batchnorm.lab import isolation, models
 from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.splits import Dataset
+from batchnorm.nn.tracked import TrackedNorm
+from batchnorm.surgery import convert_
 
 __all__ = ["build_network", "placements_of", "try_networks"]
+
+_MEASURED = 256
 
 
 def build_network(config: CompareConfig, arm: str, placement: str | None, dataset: Dataset) -> models.Network:
@@ -18,7 +25,7 @@ def build_network(config: CompareConfig, arm: str, placement: str | None, datase
             which decides only where the layers' inputs are measured.
         dataset: gives the shapes.
     """
-    return models.build(
+    network = models.build(
         config.model,
         arm,
         placement if placement in config.placements else config.placements[0],
@@ -29,6 +36,28 @@ def build_network(config: CompareConfig, arm: str, placement: str | None, datase
         example=dataset.train.x[:2].clone(),
         **config.model_options,
     )
+    if arm == "frozen":
+        _measure_frozen(network.module, _spread(dataset.train.x))
+    return network
+
+
+def _measure_frozen(module: nn.Module, samples: Tensor) -> None:
+    """Give frozen layers the statistics of the network as it starts, where new ones have mean 0 and variance 1."""
+    convert_(module, "batchnorm").eval()
+    norms = [layer for layer in module.modules() if isinstance(layer, TrackedNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    with torch.no_grad():
+        module(samples)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    convert_(module, "frozen").train()
+
+
+def _spread(samples: Tensor) -> Tensor:
+    """Copies of at most some hundred samples from all over a split, which may be sorted by class."""
+    return samples[:: max(len(samples) // _MEASURED, 1)][:_MEASURED].clone()
 
 
 def placements_of(config: CompareConfig, dataset: Dataset) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ IDENTITIES = {
     "ghost": Identity("#D55E00", "#F27A1D", "8px,3px", "triangle-down"),
     "renorm": Identity("#7A5195", "#B083CF", "14px,4px,3px,4px", "star"),
     "frozen": Identity("#8C564B", "#BC8578", "3px,6px", "hexagon"),
+    "sync": Identity("#117733", "#4DBB70", "20px,4px", "triangle-left"),
 }
 _UNKNOWN = Identity("#4C5B61", "#8FA3AB", "5px,5px", "pentagon")
 _PLACEMENTS = ("before", "after", "own")

@@ -24,7 +24,7 @@ from batchnorm.report import predictions as table
 from batchnorm.report.assets import plotly_script, stylesheet, table_widget, text_asset
 from batchnorm.report.drawing import dark_colours
 from batchnorm.report.figure import script_json
-from batchnorm.report.phrases import tidy
+from batchnorm.report.phrases import meanings, tidy
 from batchnorm.report.view import FULL, Detail, View, look
 
 __all__ = ["FILE_NAME", "MAX_BYTES", "render", "write"]
@@ -115,6 +115,7 @@ def _context(view: View) -> dict[str, Any]:
         "reduced": view.detail != FULL,
         "answer": answer.answer(view),
         "arms_table": answer.arms_table(view),
+        "meanings": meanings(arm.summary.arm for arm in view.arms),
         "checks": fairness.checks(view),
         "rates_table": fairness.rates_table(view),
         "curves": [curves.accuracy_figure(view), curves.loss_figure(view)],

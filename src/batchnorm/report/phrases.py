@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from batchnorm.records.wording import seeds
 
-__all__ = ["listed", "phrase", "seed_range", "tidy"]
+__all__ = ["listed", "meanings", "phrase", "seed_range", "tidy"]
 
 _NAMES = {
     "none": "no normalization",
@@ -19,6 +19,17 @@ _NAMES = {
     "ghost": "ghost batch norm",
     "renorm": "batch renorm",
     "frozen": "frozen batch norm",
+    "sync": "synchronised batch norm",
+}
+# What a reader may not know of an arm.
+_MEANINGS = {
+    "ghost": "ghost batch norm: each virtual batch of 8 samples is normalised by its own statistics in training; with "
+    "batches of at most 8 it is batch norm",
+    "renorm": "batch renorm: batch statistics corrected towards the running ones, in bounds that open from nothing "
+    "after a warm-up of 40 steps to a factor of 3 and a shift of 5 standard deviations",
+    "frozen": "frozen batch norm: batch norm by the statistics of the untrained network, measured once on training "
+    "samples; its scale and shift are not trained either",
+    "sync": "synchronised batch norm: statistics over all processes; a run here is one process, where it is batch norm",
 }
 _PLACES = {"before": " before the activation", "after": " after the activation", "own": ""}
 
@@ -37,6 +48,12 @@ def phrase(arm: str, placement: str | None, *, several: bool) -> str:
     """
     place = _PLACES.get(placement or "", f" ({placement})" if placement else "")
     return _NAMES.get(arm, f"'{arm}'") + (place if several else "")
+
+
+def meanings(arms: Iterable[str]) -> list[str]:
+    """Return a line for each of these arms that needs one."""
+    present = set(arms)
+    return [f"{meaning}." for arm, meaning in _MEANINGS.items() if arm in present]
 
 
 def listed(items: Sequence[str]) -> str:

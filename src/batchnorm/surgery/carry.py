@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from batchnorm.ops import wide_dtype
+
 __all__ = ["FIELDS", "Field", "carry", "give_back", "peculiarities"]
 
 Slot = Literal["parameter", "buffer", "setting", "hooks"]
@@ -35,6 +37,7 @@ FIELDS: tuple[Field, ...] = (
     Field("bias", "parameter"),
     Field("running_mean", "buffer", everywhere=False),
     Field("running_var", "buffer", everywhere=False),
+    Field("running_std", "buffer", everywhere=False),
     Field("num_batches_tracked", "buffer", everywhere=False),
     Field("_non_persistent_buffers_set", "setting", everywhere=False),
     Field("num_features", "setting", everywhere=False),
@@ -44,6 +47,9 @@ FIELDS: tuple[Field, ...] = (
     Field("track_running_stats", "setting", everywhere=False),
     Field("process_group", "setting", everywhere=False),
     Field("virtual_batch_size", "setting", everywhere=False),
+    Field("r_max", "setting", everywhere=False),
+    Field("d_max", "setting", everywhere=False),
+    Field("warmup", "setting", everywhere=False),
     Field("training", "setting"),
     Field("_is_full_backward_hook", "setting"),
     Field("_backward_pre_hooks", "hooks"),
@@ -59,8 +65,9 @@ FIELDS: tuple[Field, ...] = (
     Field("_load_state_dict_post_hooks", "hooks"),
 )
 _NAMES = {field.name for field in FIELDS}
-# The dictionaries behind the fields, and what a lazy layer holds to undo its own hooks: these stay.
-_STAYING = {"_parameters", "_buffers", "_modules", "_load_hook", "_initialize_hook"}
+# The dictionaries behind the fields, what a lazy layer holds to undo its own hooks, and what belongs to a running step
+# of batch renormalization: these stay.
+_STAYING = {"_parameters", "_buffers", "_modules", "_load_hook", "_initialize_hook", "_first_passes"}
 
 
 def carry(source: nn.Module, target: nn.Module, *, between_batch_norms: bool, narrow: bool = False) -> None:
@@ -80,6 +87,7 @@ def carry(source: nn.Module, target: nn.Module, *, between_batch_norms: bool, na
     if own_hooks[1]:
         _add_lazy_hooks(target)
     if between_batch_norms:
+        _translate_spread(source, target)
         _cast_statistics(target, narrow=narrow)
     # What users hang on a layer (a name, a group of a sharding library) belongs to its place in the model.
     for name, value in vars(source).items():
@@ -148,9 +156,19 @@ def _hand_over(name: str, source: Mapping[str, Any], target: dict[str, Any]) -> 
         target[name] = source[name]
 
 
+def _translate_spread(source: nn.Module, target: nn.Module) -> None:
+    """Batch renormalization keeps running_std = sqrt(running_var + eps); evaluation is the same by either."""
+    var, std = source._buffers.get("running_var"), source._buffers.get("running_std")
+    eps: Any = source.eps
+    if var is not None and "running_std" in target._buffers:
+        target._buffers["running_std"] = (var.to(wide_dtype(var)) + eps).sqrt().to(_wide(var))
+    elif std is not None and "running_var" in target._buffers:
+        target._buffers["running_var"] = (std.to(wide_dtype(std)).square() - eps).clamp(min=0).to(_wide(std))
+
+
 def _cast_statistics(layer: nn.Module, *, narrow: bool) -> None:
     weight = layer._parameters.get("weight")
-    for name in ("running_mean", "running_var"):
+    for name in ("running_mean", "running_var", "running_std"):
         buffer = layer._buffers.get(name)
         if buffer is None or is_lazy(buffer):
             continue

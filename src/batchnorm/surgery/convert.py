@@ -29,9 +29,10 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
     """Return a copy of the model with its batch norms exchanged.
 
     Between "batchnorm" (this package's layers), "torch" (torch.nn's) and "sync" (SyncBatchNorm) the whole state goes
-    along: the same state_dict, and in one process the same outputs up to rounding. "ghost" and "frozen" take the whole
-    state too, and compute the same in evaluation; back from "frozen", weight and bias are parameters that are
-    trained. The other layers take over weight, bias and eps, and every hook and flag, but not the running statistics.
+    along: the same state_dict, and in one process the same outputs up to rounding. "ghost", "renorm" and "frozen" take
+    the whole state too, and compute the same in evaluation; back from "frozen", weight and bias are parameters that
+    are trained. The other layers take over weight, bias and eps, and every hook and flag, but not the running
+    statistics.
 
     Exchanged are the registered layers, wherever modules, lists, tuples, dict values, namespaces and the like hold
     them. What a closure or a global holds cannot be seen: with an example the model is run afterwards and refused if
@@ -41,13 +42,15 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
         model: not changed. A layer at several places stays one layer.
         to: "batchnorm" (a synchronised layer becomes one only where an example tells the rank of its input); "torch"
             (running statistics take the weight's type, which torch's operator needs); "sync"; "ghost" (virtual
-            batches); "frozen" (running statistics in training too; nothing is trained); "group" (gcd(32, C) groups);
-            "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known); "instance"; "local"
-            (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
+            batches); "renorm" (batch renormalization; its schedule goes on at the counter); "frozen" (running
+            statistics in training too; nothing is trained); "group" (gcd(32, C) groups); "layer" (GroupNorm(1, C),
+            LayerNorm where (N, C) or (N, *, C) is known); "instance"; "local" (LocalResponseNorm, images only);
+            "none" (Identity). Default "batchnorm".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
             layer sees (N, C), (N, C, L) or more, to give lazy layers their shapes, and to see that no old layer is
             still in use. Default None.
-        options: "sync": process_group; "ghost": virtual_batch_size; "group": num_groups; "local": size, alpha, beta, k.
+        options: "sync": process_group; "ghost": virtual_batch_size; "renorm": r_max, d_max, warmup; "group":
+            num_groups; "local": size, alpha, beta, k.
 
     Returns:
         The new model.

@@ -19,9 +19,14 @@ _FAMILIES: dict[str, Kinds] = {
         *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
     ),
     "ghost": (ours.GhostBatchNorm1d, ours.GhostBatchNorm2d, ours.GhostBatchNorm3d),
+    "renorm": (ours.BatchRenorm1d, ours.BatchRenorm2d, ours.BatchRenorm3d),
     "frozen": (ours.FrozenBatchNorm1d, ours.FrozenBatchNorm2d, ours.FrozenBatchNorm3d),
 }
-OPTIONS: dict[str, tuple[str, ...]] = {"sync": ("process_group",), "ghost": ("virtual_batch_size",)}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "ghost": ("virtual_batch_size",),
+    "renorm": ("r_max", "d_max", "warmup"),
+    "sync": ("process_group",),
+}
 
 # Over several processes, of whatever rank the input is.
 SYNCED: Kinds = (nn.SyncBatchNorm, ours.SyncBatchNorm)

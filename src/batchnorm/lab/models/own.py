@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from batchnorm.errors import ConversionError, ModelError, UsageError
+from batchnorm.lab.arms import CONVERSIONS
 from batchnorm.lab.models.network import Network
 from batchnorm.lab.targets import describe, importable, load_target
 from batchnorm.surgery import convert_, insert_
@@ -16,9 +17,6 @@ from batchnorm.surgery.layers import batch_norm_paths
 from batchnorm.surgery.restored import generators_kept
 
 __all__ = ["build", "has_norms"]
-
-# The conversion that makes an arm; an arm that is not here has its conversion's name.
-_CONVERSION = {"batch": "batchnorm"}
 
 
 def build(
@@ -39,7 +37,8 @@ def build(
         if not sites:
             module = insert_(module, placement, example=example)
             sites = batch_norm_paths(module)
-        module = convert_(module, to=_CONVERSION.get(arm, arm), example=example)
+        to, settings = CONVERSIONS.get(arm, (arm, {}))
+        module = convert_(module, to, example=example, **settings)
     except ConversionError as problem:
         raise ModelError(f"model: {target}: {problem}") from problem
     return Network(module, sites, None if arm == "none" else found)
