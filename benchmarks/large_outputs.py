@@ -22,6 +22,7 @@ SHAPE = (16, 64, 112, 112)
 # Read by glibc when a process starts: mallopt(3), and "Memory Allocation Tunables" in the manual of glibc.
 SETTINGS = {
     "as it is": {},
+    "no pool for our outputs": {"BATCHNORM_KEEP_BYTES": "0"},
     "huge pages asked for by malloc": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
     # malloc takes at most 32 MiB as this threshold, and gives larger blocks back to the system every time.
     "mmap threshold at its highest": {

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define BN_ABI 1 /* changes whenever this file changes what a caller must do; the binding refuses another */
+#define BN_ABI 2 /* changes whenever this file changes what a caller must do; the binding refuses another */
 
 enum { BN_FLOAT32, BN_FLOAT64, BN_BFLOAT16, BN_FLOAT16 };
 
@@ -91,6 +91,24 @@ int bn_abi(void);
 int bn_max_threads(void);
 /* Ask the kernel to back `bytes` from `address` with huge pages; returns 0, or -1 where that does not exist. */
 int bn_advise_huge_pages(void *address, int64_t bytes);
+
+/* Memory for large outputs, kept mapped between calls (memory.cpp). Python's PyCapsule_New, PyCapsule_IsValid,
+ * PyCapsule_GetPointer and PyErr_NoMemory come from the caller: nothing here links to Python. */
+typedef struct bn_capsules {
+  void *(*create)(void *pointer, const char *name, void (*destructor)(void *capsule));
+  int (*is_valid)(void *capsule, const char *name);
+  void *(*get_pointer)(void *capsule, const char *name);
+  void *(*no_memory)(void);
+} bn_capsules;
+/* Before the other three: how many bytes may stay mapped that no tensor uses. Returns 0, or an error number. */
+int bn_keep(const bn_capsules *capsules, int64_t keep_bytes);
+/* A new DLPack capsule over uninitialised memory, for a caller that holds Python's lock; `bytes` is what shape and
+ * strides span, dims at most 8. NULL: MemoryError is set, which ctypes looks for (NULL alone crashes it). */
+void *bn_empty(const int64_t *shape_and_strides, int32_t dims, int32_t value_type, int64_t bytes);
+/* Unmap the memory that has been idle longest until at most `keep_bytes` are; returns how many are. */
+int64_t bn_trim(int64_t keep_bytes);
+/* All that is mapped, idle or in tensors. */
+int64_t bn_mapped_bytes(void);
 
 #ifdef __cplusplus
 }

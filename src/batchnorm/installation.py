@@ -33,6 +33,7 @@ class Environment:
         openmp: paths of the OpenMP runtimes in this process.
         threads: what a kernel asks for, `torch.get_num_threads()`, and 1 in a forked child.
         max_threads: what the OpenMP runtime would give.
+        keep_bytes: how much memory of large outputs may stay mapped that no tensor uses, bytes; 0: none is ours.
         cpu: the processor.
         huge_pages: the kernel's setting for transparent huge pages.
         warnings: what is wrong with the above, in sentences.
@@ -50,6 +51,7 @@ class Environment:
     openmp: tuple[str, ...]
     threads: int
     max_threads: int | None
+    keep_bytes: int | None
     cpu: str
     huge_pages: str | None
     warnings: tuple[str, ...]
@@ -66,8 +68,8 @@ def env() -> Environment:
         The findings; nothing is changed, except that the kernels are loaded if they were not yet.
 
     Raises:
-        BackendError: (RuntimeError) BATCHNORM_ISA names what is not available, or BATCHNORM_REQUIRE_NATIVE=1 and there
-            are no kernels.
+        BackendError: (RuntimeError) BATCHNORM_ISA names what is not available, BATCHNORM_KEEP_BYTES is no number of
+            bytes, or BATCHNORM_REQUIRE_NATIVE=1 and there are no kernels.
 
     Example:
         >>> import batchnorm as bn
@@ -91,6 +93,7 @@ def env() -> Environment:
         openmp=runtimes,
         threads=thread_count(),
         max_threads=None if library is None else library.functions.bn_max_threads(),
+        keep_bytes=None if library is None else library.keep_bytes,
         cpu=processor(),
         huge_pages=_huge_pages(),
         warnings=tuple(_warnings(runtimes)),

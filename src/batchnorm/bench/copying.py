@@ -5,17 +5,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from batchnorm.ops.native import HUGE_OUTPUT_BYTES
+from batchnorm.ops.memory import empty_like
 from batchnorm.ops.shared_library import require, why_unavailable
 
 __all__ = ["advised_copy", "fresh_copy"]
 
 
 def fresh_copy(x: Tensor) -> Callable[[], Tensor]:
-    """A copy of `x` into a tensor that is allocated as our outputs are: large ones with advice for huge pages."""
-    if x.numel() * x.element_size() < HUGE_OUTPUT_BYTES or why_unavailable() is not None:
+    """A copy of `x` into a tensor that is allocated as our outputs are."""
+    if why_unavailable() is not None:
         return x.clone
-    return advised_copy(x)
+    return lambda: empty_like(x).copy_(x)
 
 
 def advised_copy(x: Tensor) -> Callable[[], Tensor]:

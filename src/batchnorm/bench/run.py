@@ -7,7 +7,7 @@ from batchnorm.bench.apart import measure_apart
 from batchnorm.bench.cases import PHASES, Case
 from batchnorm.bench.harness import Effort
 from batchnorm.bench.single import measure_case
-from batchnorm.ops.native import HUGE_OUTPUT_BYTES
+from batchnorm.ops.memory import HUGE_OUTPUT_BYTES
 
 __all__ = ["measure"]
 

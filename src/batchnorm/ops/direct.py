@@ -20,9 +20,10 @@ from batchnorm.activations import Activation
 from batchnorm.ops import saved
 from batchnorm.ops.eager import is_batched, is_eager
 from batchnorm.ops.layout import CHANNELS_LAST, geometry
-from batchnorm.ops.native import BATCH_STATISTICS, HUGE_OUTPUT_BYTES, TYPES, act_code, run
+from batchnorm.ops.memory import empty_like
+from batchnorm.ops.native import BATCH_STATISTICS, act_code, run
 from batchnorm.ops.reference import Gradients
-from batchnorm.ops.shared_library import load
+from batchnorm.ops.shared_library import TYPES, load
 
 __all__ = ["backward", "evaluate", "forward"]
 
@@ -70,7 +71,7 @@ def forward(
     # One value a channel is refused; what activation checkpointing repeats moves nothing (running.is_recomputed).
     if outer * inner == 1 or _graph_task() != -1:
         return None
-    output, rows = torch.empty_like(x), saved.blank(saved.BATCH_ROWS, channels)
+    output, rows = empty_like(x), saved.blank(saved.BATCH_ROWS, channels)
     assert mean is not None
     assert var is not None
     first, step = rows.buffer_info()[0], 8 * channels
@@ -105,7 +106,7 @@ def evaluate(
     if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
         return None
     outer, channels, inner, parameter_dtype = seen
-    output, rows = torch.empty_like(x), saved.blank(saved.GIVEN_ROWS, channels)
+    output, rows = empty_like(x), saved.blank(saved.GIVEN_ROWS, channels)
     assert mean is not None
     assert var is not None
     first = rows.buffer_info()[0]
@@ -153,13 +154,13 @@ def backward(
     row, types = (channels,), (parameter_dtype,)
     if not (weight is None or _is_row(weight, row, types)) or not (bias is None or _is_row(bias, row, types)):
         return None
-    grad_x = torch.empty_like(x)
+    grad_x = empty_like(x)
     grad_weight = torch.empty_like(weight) if need_weight else None  # type: ignore[arg-type]
     grad_bias = torch.empty_like(weight) if need_bias else None  # type: ignore[arg-type]
     grad_residual = grad_output if need_residual else None
     written = None
     if need_residual and act is not None:
-        written = grad_residual = torch.empty_like(x)
+        written = grad_residual = empty_like(x)
     first, step = rows.buffer_info()[0], 8 * channels
     from_batch = len(rows) == saved.BATCH_ROWS * channels
     run(
@@ -190,7 +191,7 @@ def _seen(
         return None
     dtype, shape = x.dtype, x.shape
     types = _PARAMETER_TYPES.get(dtype)
-    if types is None or x.is_neg() or not 0 < x.nbytes < HUGE_OUTPUT_BYTES:
+    if types is None or x.is_neg() or x.numel() == 0:
         return None
     rank = len(shape)
     if rank < 2 or not -rank <= channel_dim < rank:

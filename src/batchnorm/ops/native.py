@@ -9,17 +9,15 @@ from torch import Tensor
 from batchnorm.activations import Activation
 from batchnorm.errors import BackendError
 from batchnorm.moments import UNTRACKED, Moments, RunningStats
-from batchnorm.ops import reference, saved
+from batchnorm.ops import memory, reference, saved
 from batchnorm.ops.layout import Dense, dense
 from batchnorm.ops.openmp import thread_count
 from batchnorm.ops.reference import Affine, Gradients
-from batchnorm.ops.shared_library import require
+from batchnorm.ops.shared_library import TYPES, require
 
 __all__ = [
     "BATCH_STATISTICS",
     "CALL",
-    "HUGE_OUTPUT_BYTES",
-    "TYPES",
     "act_code",
     "backward",
     "evaluate",
@@ -33,12 +31,8 @@ __all__ = [
     "serves",
 ]
 
-# From here on the page faults of fresh memory cost more than the arithmetic.
-HUGE_OUTPUT_BYTES = 32 * 2**20
-
 CALL = struct.Struct("@3q19P3d6i")  # bn_call
 _pack = CALL.pack
-TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _ACTS = ("relu", "relu6", "leaky_relu", "silu", "gelu", "gelu_tanh", "hardswish", "elu")
 _ACT_CODES = {name: code for code, name in enumerate(_ACTS, start=1)}
 _RELU_OF_OUTPUT = 9
@@ -330,8 +324,4 @@ def _wide(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _new_output(seen: Dense) -> Tensor:
-    output = torch.empty_like(seen[0])
-    size = output.nbytes
-    if size >= HUGE_OUTPUT_BYTES:
-        require().functions.bn_advise_huge_pages(output.data_ptr(), size)
-    return output
+    return memory.empty_like(seen[0])

@@ -1,22 +1,34 @@
 """Finding and loading the kernels, or the reason why they are not there."""
 
 import ctypes
+import dataclasses
 import functools
 import importlib.resources
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from batchnorm.errors import BackendError
 from batchnorm.ops.openmp import watch_forks
 
-__all__ = ["FILE_NAME", "SharedLibrary", "build_record", "load", "require", "why_unavailable"]
+__all__ = [
+    "FILE_NAME",
+    "TYPES",
+    "SharedLibrary",
+    "build_record",
+    "load",
+    "require",
+    "why_unavailable",
+]
 
 FILE_NAME = "libbatchnorm_native.so"
 _BUILD_RECORD = "native_build.txt"
-_ABI = 1  # BN_ABI of native/batchnorm.h
+_ABI = 2  # BN_ABI of native/batchnorm.h
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_KEEP_BYTES = 2 * 2**30
 _CALLS = (
     "bn_moments",
     "bn_normalize",
@@ -28,17 +40,19 @@ _CALLS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class SharedLibrary:
     """The loaded kernels.
 
     Args:
         functions: by their names in native/batchnorm.h, typed.
         isas: instruction sets that this build has and this processor can run, best first.
+        keep_bytes: how much memory of large outputs may stay mapped that no tensor uses, bytes; 0: none is ours.
     """
 
     functions: Any
     isas: tuple[str, ...]
+    keep_bytes: int
 
     @property
     def isa(self) -> str:
@@ -70,8 +84,8 @@ def load() -> SharedLibrary | str:
     """The kernels, loaded at the first call, or why there are none.
 
     Raises:
-        BackendError: (RuntimeError) BATCHNORM_ISA names what this build and processor do not have, or
-            BATCHNORM_REQUIRE_NATIVE=1 and there are none.
+        BackendError: (RuntimeError) BATCHNORM_ISA names what this build and processor do not have, BATCHNORM_KEEP_BYTES
+            is no number of bytes, or BATCHNORM_REQUIRE_NATIVE=1 and there are none.
     """
     found = _open()
     if isinstance(found, str):
@@ -81,7 +95,7 @@ def load() -> SharedLibrary | str:
             )
         return found
     _choose_isa(found)
-    return found
+    return _keep(found)
 
 
 def build_record() -> str | None:
@@ -112,6 +126,13 @@ def _open() -> SharedLibrary | str:
     functions.bn_isa.restype = functions.bn_isas.restype = ctypes.c_char_p
     functions.bn_use_isa.argtypes = (ctypes.c_char_p,)
     functions.bn_advise_huge_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    functions.bn_keep.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    functions.bn_trim.argtypes = (ctypes.c_int64,)
+    functions.bn_trim.restype = functions.bn_mapped_bytes.restype = ctypes.c_int64
+    # It makes an object of Python's, so it keeps the lock that other calls let go.
+    functions.bn_empty = ctypes.PYFUNCTYPE(
+        ctypes.py_object, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int64
+    )(("bn_empty", functions))
     functions.bn_math.argtypes = (
         ctypes.c_char_p,
         ctypes.c_int32,
@@ -120,7 +141,7 @@ def _open() -> SharedLibrary | str:
         ctypes.c_int64,
     )
     watch_forks()
-    return SharedLibrary(functions, tuple(functions.bn_isas().decode().split(",")))
+    return SharedLibrary(functions, tuple(functions.bn_isas().decode().split(",")), keep_bytes=0)
 
 
 def _why_not_built() -> str:
@@ -158,3 +179,20 @@ def _choose_isa(library: SharedLibrary) -> None:
         raise BackendError(
             f"BATCHNORM_ISA={wanted} is not available here; choose from {', '.join(library.isas)}, or unset it"
         )
+
+
+def _keep(library: SharedLibrary) -> SharedLibrary:
+    wanted = os.environ.get("BATCHNORM_KEEP_BYTES", "")
+    try:
+        keep_bytes = int(wanted) if wanted else _KEEP_BYTES
+        if not 0 <= keep_bytes < 2**63:
+            raise ValueError
+    except ValueError:
+        raise BackendError(
+            f"BATCHNORM_KEEP_BYTES={wanted} is no number of bytes; give a whole number such as {_KEEP_BYTES}, "
+            "0 to keep none, or unset it"
+        ) from None
+    names = ("PyCapsule_New", "PyCapsule_IsValid", "PyCapsule_GetPointer", "PyErr_NoMemory")  # bn_capsules
+    capsules = [ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p) for name in names]
+    library.functions.bn_keep((ctypes.c_void_p * len(names))(*capsules), keep_bytes)
+    return dataclasses.replace(library, keep_bytes=keep_bytes)

@@ -1,0 +1,63 @@
+"""Tensors for what the kernels write: large ones in memory that stays mapped when they are gone, native/memory.cpp."""
+
+import struct
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from batchnorm.ops.shared_library import TYPES, load, require
+
+__all__ = ["HUGE_OUTPUT_BYTES", "POOLED_BYTES", "empty_like", "trim"]
+
+# From here on what malloc gives is cold often enough to pay for the microsecond that a tensor from the pool costs more.
+POOLED_BYTES = 2 * 2**20
+# From here on glibc's malloc gives a block back to the system whenever it is freed.
+HUGE_OUTPUT_BYTES = 32 * 2**20
+
+_PACK = [struct.Struct(f"@{2 * dims}q").pack for dims in range(9)]
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """`torch.empty_like` of a tensor without gaps that the kernels serve."""
+    size = x.nbytes
+    if size < POOLED_BYTES:
+        return torch.empty_like(x)
+    library = require()
+    shape = x.shape
+    dims = len(shape)
+    if library.keep_bytes == 0 or dims >= len(_PACK):
+        return _advised(x, size)
+    try:
+        capsule = library.functions.bn_empty(_PACK[dims](*shape, *x.stride()), dims, TYPES[x.dtype], size)
+    except MemoryError:  # torch's allocator may find some, or says so in its own words
+        return torch.empty_like(x)
+    return from_dlpack(capsule)
+
+
+def trim(keep_bytes: int = 0) -> int:
+    """Give memory that no tensor uses back to the system, what was idle longest first.
+
+    Args:
+        keep_bytes: how much may stay idle, bytes.
+
+    Returns:
+        How much stays idle, bytes.
+
+    Example:
+        >>> from batchnorm.ops.memory import trim
+        >>> trim()
+        0
+    """
+    library = load()
+    if isinstance(library, str):
+        return 0
+    idle: int = library.functions.bn_trim(keep_bytes)
+    return idle
+
+
+def _advised(x: Tensor, size: int) -> Tensor:
+    output = torch.empty_like(x)
+    if size >= HUGE_OUTPUT_BYTES:
+        require().functions.bn_advise_huge_pages(output.data_ptr(), size)
+    return output
