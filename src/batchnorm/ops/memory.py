@@ -8,10 +8,8 @@ from torch.utils.dlpack import from_dlpack
 
 from batchnorm.ops.shared_library import TYPES, load, require
 
-__all__ = ["HUGE_OUTPUT_BYTES", "POOLED_BYTES", "empty_like", "trim"]
+__all__ = ["HUGE_OUTPUT_BYTES", "empty_like", "trim"]
 
-# From here on what malloc gives is cold often enough to pay for the microsecond that a tensor from the pool costs more.
-POOLED_BYTES = 2 * 2**20
 # From here on glibc's malloc gives a block back to the system whenever it is freed.
 HUGE_OUTPUT_BYTES = 32 * 2**20
 
@@ -21,7 +19,7 @@ _PACK = [struct.Struct(f"@{2 * dims}q").pack for dims in range(9)]
 def empty_like(x: Tensor) -> Tensor:
     """`torch.empty_like` of a tensor without gaps that the kernels serve."""
     size = x.nbytes
-    if size < POOLED_BYTES:
+    if size < HUGE_OUTPUT_BYTES:
         return torch.empty_like(x)
     library = require()
     shape = x.shape
@@ -58,6 +56,5 @@ def trim(keep_bytes: int = 0) -> int:
 
 def _advised(x: Tensor, size: int) -> Tensor:
     output = torch.empty_like(x)
-    if size >= HUGE_OUTPUT_BYTES:
-        require().functions.bn_advise_huge_pages(output.data_ptr(), size)
+    require().functions.bn_advise_huge_pages(output.data_ptr(), size)
     return output

@@ -28,7 +28,7 @@ FILE_NAME = "libbatchnorm_native.so"
 _BUILD_RECORD = "native_build.txt"
 _ABI = 2  # BN_ABI of native/batchnorm.h
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_KEEP_BYTES = 2 * 2**30
+_KEEP_BYTES = 2**30
 _CALLS = (
     "bn_moments",
     "bn_normalize",
