@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import batchnorm as bn
 
-SHAPES = ((256, 84, 1, 1), (16, 32, 8, 8), (16, 128, 28, 28), (16, 64, 56, 56))
+SHAPES = ((256, 84, 1, 1), (16, 128, 28, 28))
 DEPTHS = (1, 8)
 ROUNDS = 20
 
