@@ -1,7 +1,9 @@
 """Checks of what callers pass, once, before anything is computed or changed."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +24,25 @@ __all__ = ["mask_of_lengths", "validate"]
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _REDUCED = (torch.bfloat16, torch.float16)
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _known_to_tracers(check: Callable[P, R]) -> Callable[P, R]:
+    """Keep torch.jit.trace, to which sizes are tensors, from warning: the checks hold for all that it takes."""
+
+    @functools.wraps(check)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch._C._get_tracing_state() is None:
+            return check(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+            return check(*args, **kwargs)
+
+    return checked
+
+
+@_known_to_tracers
 def validate(
     x: Any,
     stats: RunningStats,
