@@ -103,9 +103,9 @@ class _GhostBatchNorm(TrackedNorm):
         _, affine = validate(input, stats, affine, True, self.momentum, self.eps, 1)
         output, groups = _normalize_groups(input, affine, self.eps, self.virtual_batch_size)
         # Outside the condition, since selective checkpointing pairs the operators of both passes one by one.
-        count, *values = _typical(groups, input.size(1))
+        count, mean, var = _typical(groups, input.size(1))
         if stats is not UNTRACKED and not is_recomputed():
-            track_values(stats, values, count, self.momentum)
+            track_values(stats, (mean, var), count, self.momentum)
         return output
 
 
@@ -129,21 +129,28 @@ def _normalize_groups(x: Tensor, affine: Affine, eps: float, size: int) -> tuple
             f"Expected more than 1 value per channel when training, got input size {x.size()} in virtual batches of "
             "1 sample. Use eval(), or a larger virtual_batch_size."
         )
-    parts = []
-    if full:
-        parts.append(_normalize_full(x[:full], _part(affine, slice(full)), eps, groups))
-    if full < samples:
-        parts.append(normalize_with_batch(x[full:], _part(affine, slice(full, None)), eps, 1))
-    outputs, moments = zip(*parts, strict=True)
-    return like_input(x, outputs[0] if len(outputs) == 1 else torch.cat(outputs)), moments
+    if full == samples:
+        output, batch = _normalize_full(x, affine, eps, groups)
+        return like_input(x, output), [batch]
+    if not full:
+        output, batch = normalize_with_batch(x, affine, eps, 1)
+        return output, [batch]
+    (head, head_affine), (tail, tail_affine) = _split(x, affine, full)
+    output, batch = _normalize_full(head, head_affine, eps, groups)
+    rest, rest_batch = normalize_with_batch(tail, tail_affine, eps, 1)
+    return like_input(x, torch.cat([output, rest])), [batch, rest_batch]
 
 
-def _part(affine: Affine, samples: slice) -> Affine:
+def _split(x: Tensor, affine: Affine, full: int) -> list[tuple[Tensor, Affine]]:
+    # By split, whose backward is one concatenation; that of two slices is two tensors of x's size and their sum.
+    sizes = [full, x.size(0) - full]
     residual, mask = affine.residual, affine.mask
-    return affine._replace(
-        residual=None if residual is None else residual[samples],
-        mask=None if mask is None else mask[samples],
-    )
+    residuals = [None, None] if residual is None else residual.split(sizes)
+    masks = [None, None] if mask is None else mask.split(sizes)
+    return [
+        (part, affine._replace(residual=r, mask=m))
+        for part, r, m in zip(x.split(sizes), residuals, masks, strict=True)
+    ]
 
 
 def _normalize_full(x: Tensor, affine: Affine, eps: float, groups: int) -> tuple[Tensor, Moments]:
@@ -175,15 +182,17 @@ def _tile(parameter: Tensor | None, groups: int) -> Tensor | None:
 
 def _to_channels(x: Tensor, groups: int) -> Tensor:
     """(G * size, C, *) as (size, G * C, *), in the memory format of x."""
-    apart = x.unflatten(0, (-1, groups))
     if form_of(x) is torch.contiguous_format:
-        return apart.flatten(1, 2)
-    return apart.permute(0, *range(3, apart.dim()), 1, 2).flatten(-2).movedim(-1, 1)
+        return x.unflatten(0, (-1, groups)).flatten(1, 2)
+    # Channels last, where that is a copy: in an order that keeps each position's channels together.
+    return x.movedim(1, -1).unflatten(0, (-1, groups)).movedim(1, -2).flatten(-2).movedim(-1, 1)
 
 
 def _to_samples(x: Tensor, groups: int) -> Tensor:
     """What `_to_channels` was given."""
-    return x.unflatten(1, (groups, -1)).flatten(0, 1)
+    if form_of(x) is torch.contiguous_format:
+        return x.unflatten(1, (groups, -1)).flatten(0, 1)
+    return x.movedim(1, -1).unflatten(-1, (groups, -1)).movedim(-2, 1).flatten(0, 1).movedim(-1, 1)
 
 
 def _normalize_masked(x: Tensor, affine: Affine, eps: float) -> tuple[Tensor, Moments]:
@@ -197,7 +206,7 @@ def _normalize_masked(x: Tensor, affine: Affine, eps: float) -> tuple[Tensor, Mo
     return reference.normalize(x, batch.mean, invstd_of(batch.var, x, eps), affine, 1), batch
 
 
-def _typical(parts: Sequence[Moments], channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _typical(parts: Sequence[Moments], channels: int) -> tuple[int | Tensor, Tensor, Tensor]:
     """Count, mean and variance of a typical group: those of one value of the batch within its group.
 
     mean = sum_g count_g mean_g / count;  var = sum_g count_g var_g / sum_g (count_g - 1)
@@ -206,6 +215,10 @@ def _typical(parts: Sequence[Moments], channels: int) -> tuple[Tensor, Tensor, T
     where all groups have one size. How far the groups' means lie apart is not in it, since training did not see that
     either. A group with fewer than two valid values adds nothing.
     """
+    first = parts[0]
+    if len(parts) == 1 and not isinstance(first.count, Tensor):  # groups of one size, without a mask
+        mean, var = (values.view(-1, channels) for values in (first.mean, first.unbiased_var()))
+        return first.count * mean.size(0), mean.mean(0), var.mean(0)
     by_group = [_by_group(part, channels) for part in parts]
     count, mean, var = (torch.cat(numbers) for numbers in zip(*by_group, strict=True))
     usable = count > 1
