@@ -66,7 +66,7 @@ static inline int64_t channels_of_block(const bn_call &call, int64_t value_bytes
   return most(1, least(16, kBlockBytes / most(1, call.outer * call.inner * value_bytes * tensors_read)));
 }
 
-constexpr int64_t kLongRun = 1024;  // bytes
+constexpr int64_t kLongRun = 256;  // bytes
 
 // With given statistics nothing holds a channel together: long runs are taken in the order of memory.
 template <class T> static int normalize_in_order(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
