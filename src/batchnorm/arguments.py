@@ -111,7 +111,7 @@ def validate(
     ):
         raise BatchTooSmallError(
             f"Expected more than 1 value per channel when training, got input size {x.size()}. "
-            "Use eval(), a larger batch, or drop_last=True in the DataLoader."
+            "Use eval(), a larger batch, drop_last=True in the DataLoader, or FrozenBatchNorm."
         )
     return channel_dim, affine
 

@@ -85,7 +85,7 @@ class _Joint(Call):
             raise BatchTooSmallError(
                 "Expected more than 1 value per channel when training, got input size "
                 f"{x.size()} on this rank and 1 value on all ranks together. "
-                "Use eval(), a larger batch, or drop_last=True in the DataLoader."
+                "Use eval(), a larger batch, drop_last=True in the DataLoader, or FrozenBatchNorm."
             )
         invstd = invstd_of(joined.var, x, self.eps)
         self.rows = saved.join(joined, invstd)
