@@ -66,7 +66,7 @@ BAD = [
     ),
     (["--norms", "none,instance"], "'instance'"),
     (["--placement", "under"], "--placement 'under' is unknown"),
-    (["--model", "lenett"], "'lenett'; known: lenet, mlp, vgg, resnet"),
+    (["--model", "lenett"], "'lenett'; known: lenet, mlp, vgg, resnet, lstm"),
     (["--model", "lenet"], "model.hidden: lenet has no such setting"),
     (["--data", "mnits"], "'mnits'; known are digits, mnist, fashion-mnist, cifar10"),
     (["--data", "gone.npz"], "gone.npz"),

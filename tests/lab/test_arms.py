@@ -9,18 +9,8 @@ from batchnorm.report.phrases import meanings
 
 
 def test_order_is_that_of_the_style():
-    assert KNOWN == (
-        "none",
-        "batch",
-        "layer",
-        "group",
-        "instance",
-        "local",
-        "ghost",
-        "renorm",
-        "frozen",
-        "sync",
-    )
+    later = ["ghost", "renorm", "frozen", "sync", "recurrent"]
+    assert list(KNOWN) == ["none", "batch", "layer", "group", "instance", "local", *later]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +40,14 @@ def test_layers(arm, ndim, kind):
     assert isinstance(layer, kind)
     x = torch.randn(8, 12, *[5] * (ndim - 2))
     assert layer(x).shape == x.shape
+
+
+def test_the_recurrent_arm_needs_time_steps():
+    layer = norm_layer("recurrent", 12, 2, steps=5)
+    assert isinstance(layer, bn.RecurrentBatchNorm1d)
+    assert layer.max_steps == 5
+    with pytest.raises(UsageError, match="no meaning where there are no time steps"):
+        norm_layer("recurrent", 12, 4)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(6, 2), (16, 16), (48, 16), (100, 4), (64, 32), (7, 1)])
@@ -85,7 +83,8 @@ def test_no_draws_and_plain_at_the_start(arm):
             "bacth",
             8,
             4,
-            "unknown arm 'bacth'; known: none, batch, layer, group, instance, local, ghost, renorm, frozen, sync",
+            "unknown arm 'bacth'; known: none, batch, layer, group, instance, local, ghost, renorm, frozen, sync, "
+            "recurrent",
         ),
         ("instance", 8, 2, "'instance' has no meaning on (N, 8)"),
         ("local", 8, 2, "'local' (LocalResponseNorm) is for images (N, C, H, W); got (N, C)"),
@@ -100,7 +99,7 @@ def test_refusals(arm, channels, ndim, message):
 
 
 def test_the_arms_are_other_than_batch_norm_where_the_page_says_so() -> None:
-    said = " ".join(meanings(KNOWN))
+    said = str(meanings(KNOWN))
     ghost, renorm = norm_layer("ghost", 4, 4), norm_layer("renorm", 4, 4)
     assert f"virtual batch of {ghost.virtual_batch_size} samples" in said
     assert (

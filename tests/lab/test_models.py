@@ -5,12 +5,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import batchnorm as bn
 from batchnorm.errors import ModelError, UsageError
 from batchnorm.lab import arms
 from batchnorm.lab.models import KNOWN, brings_its_own_norms, build
 
-IMAGE_ARMS = arms.KNOWN
+IMAGE_ARMS = tuple(arm for arm in arms.KNOWN if arm != "recurrent")
 ROW_ARMS = ("none", "batch", "layer", "group")
+BATCH_ARMS = ("ghost", "renorm", "frozen", "sync")
+PLACED = tuple(model for model in KNOWN if model != "lstm")
 
 
 def make(model="lenet", arm="batch", placement="after", shape=(3, 32, 32), classes=10, seed=0, **more):
@@ -67,7 +70,8 @@ def test_lenet_before_the_activation():
     ("model", "arm", "placement"),
     [
         *itertools.product(("lenet", "vgg", "resnet"), IMAGE_ARMS, ("before", "after")),
-        *itertools.product(("mlp",), ROW_ARMS, ("before", "after")),
+        *itertools.product(("mlp",), ROW_ARMS + BATCH_ARMS, ("before", "after")),
+        *itertools.product(("lstm",), (*ROW_ARMS, *BATCH_ARMS, "recurrent"), ("after",)),
     ],
 )
 def test_every_arm_trains_and_has_its_layers_at_the_sites(model, arm, placement):
@@ -76,10 +80,11 @@ def test_every_arm_trains_and_has_its_layers_at_the_sites(model, arm, placement)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.module.parameters())
-    expected = type(arms.norm_layer(arm, 100, 2 if model == "mlp" else 4))
+    expected = type(arms.norm_layer(arm, 100, 2 if model in ("mlp", "lstm") else 4, steps=8))
     assert network.sites
     assert all(type(network.module.get_submodule(site)) is expected for site in network.sites)
-    assert network.placement == (None if arm == "none" else placement)
+    own = "own" if model == "lstm" else placement
+    assert network.placement == (None if arm == "none" else own)
 
 
 @pytest.mark.parametrize("model", KNOWN)
@@ -90,7 +95,7 @@ def test_weights_outside_norms_agree_between_arms_and_follow_the_seed(model):
         return {key: value for key, value in state.items() if not key.startswith(network.sites)}
 
     reference = weights("none", "after", 0)
-    assert any(key.endswith("bias") and "conv" in key for key in reference) or model == "mlp"
+    assert any(key.endswith("bias") and "conv" in key for key in reference) or model in ("mlp", "lstm")
     for arm in ROW_ARMS:
         for placement in ("before", "after"):
             other = weights(arm, placement, 0)
@@ -102,7 +107,7 @@ def test_weights_outside_norms_agree_between_arms_and_follow_the_seed(model):
     )
 
 
-@pytest.mark.parametrize("model", KNOWN)
+@pytest.mark.parametrize("model", PLACED)
 @pytest.mark.parametrize("placement", ["before", "after"])
 def test_order_of_norm_and_activation(model, placement):
     network, x = make(model, placement=placement)
@@ -133,13 +138,56 @@ def test_mlp_on_rows_and_its_settings():
     assert network.module(x).shape == (6, 2)
 
 
+@pytest.mark.parametrize(("read", "steps", "features"), [("rows", 8, 24), ("pixels", 64, 3)])
+def test_the_recurrent_arm_of_the_lstm_is_batch_norm_lstm(read, steps, features):
+    network, x = make("lstm", "recurrent", read=read, hidden=5)
+    net, layer = network.module, bn.BatchNormLSTM(features, 5, steps, batch_first=True)
+    layer.load_state_dict(
+        {
+            "weight_ih": net.from_input.weight,
+            "weight_hh": net.from_hidden.weight,
+            **{
+                f"{site}.{key}": value
+                for site in network.sites
+                for key, value in net.get_submodule(site).state_dict().items()
+                if (site, key) != ("norm_hh", "bias")
+            },
+        }
+    )
+    with torch.no_grad():
+        layer.norm_ih.bias.copy_(net.bias)
+    fresh = bn.BatchNormLSTM(features, 5, steps)
+    assert torch.equal(layer.norm_ih.bias, fresh.norm_ih.bias)
+    assert torch.equal(net.from_hidden.weight[10:15], torch.eye(5))
+    pooled = F.adaptive_avg_pool2d(x, 8).permute(0, 2, 3, 1).reshape(len(x), steps, features)
+    expected = net.output(layer(pooled)[1][0][0])
+    torch.testing.assert_close(net(x), expected)
+    torch.testing.assert_close(net.norm_c.running_var, layer.norm_c.running_var)
+
+
+def test_norms_of_the_lstm_start_at_a_tenth_where_they_use_batch_statistics():
+    for arm, weight in (("batch", 0.1), ("recurrent", 0.1), ("ghost", 0.1), ("layer", 1.0)):
+        net = make("lstm", arm)[0].module
+        assert all(
+            (net.get_submodule(site).weight == weight).all() for site in ("norm_ih", "norm_hh", "norm_c")
+        )
+
+
+def test_the_recurrent_arm_needs_a_network_that_steps():
+    for model in PLACED:
+        with pytest.raises(UsageError, match=r"'recurrent' has statistics of each time step .*--model lstm"):
+            make(model, "recurrent")
+
+
 def test_depth_of_the_residual_network():
     assert len(make("resnet", depth="14")[0].sites) == 13
     assert len(make("resnet", depth=8, width=4)[0].sites) == 7
     assert len(make("vgg", widths="8,8", hidden="16")[0].sites) == 4
 
 
-@pytest.mark.parametrize(("model", "count"), [("lenet", 2), ("mlp", 3), ("vgg", 2), ("resnet", 1)])
+@pytest.mark.parametrize(
+    ("model", "count"), [("lenet", 2), ("mlp", 3), ("vgg", 2), ("resnet", 1), ("lstm", 1)]
+)
 def test_dropout_stands_before_fully_connected_layers(model, count):
     network, x = make(model, dropout=0.5)
     calls = []
@@ -166,7 +214,11 @@ def test_the_check_leaves_no_trace(model):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"model": "lenett"}, ModelError, "unknown 'lenett'; known: lenet, mlp, vgg, resnet, or your own"),
+        (
+            {"model": "lenett"},
+            ModelError,
+            "unknown 'lenett'; known: lenet, mlp, vgg, resnet, lstm, or your own",
+        ),
         ({"arm": "bach"}, UsageError, "unknown arm 'bach'; known: none, batch"),
         ({"placement": "middle"}, UsageError, "expected before or after, got 'middle'"),
         ({"shape": (1, 8, 8)}, ModelError, "at least 16x16, the data gives 8x8"),
@@ -202,8 +254,8 @@ def test_least_sizes_work(shape):
     assert make(shape=shape)[0].sites
 
 
-def test_built_in_networks_bring_no_norms_of_their_own():
+def test_of_the_built_in_networks_the_lstm_has_places_of_its_own():
     for model in KNOWN:
-        assert brings_its_own_norms(model, input_shape=(1, 32, 32), num_classes=10) is False
+        assert brings_its_own_norms(model, input_shape=(1, 32, 32), num_classes=10) is (model == "lstm")
     with pytest.raises(ModelError, match="unknown 'alexnet'"):
         brings_its_own_norms("alexnet", input_shape=(1, 32, 32), num_classes=10)

@@ -62,21 +62,22 @@ def test_every_arm_is_tried_and_trying_leaves_no_trace():
 @pytest.mark.parametrize("model", ["mlp", "own"])
 def test_the_frozen_arm_has_the_statistics_of_the_untrained_network(model, own):
     dataset = tiny.dataset()
-    config = tiny.config(norms="batch,frozen", model=own("build") if model == "own" else model)
+    settings = {"model": own("build")} if model == "own" else {"model": model, "dropout": 0.5}
+    config = tiny.config(norms="batch,frozen", **settings)
     networks = {}
     for arm in ("batch", "frozen"):
         torch.manual_seed(3)
         networks[arm] = build_network(config, arm, "after", dataset)
     plain, frozen = (networks[arm].module for arm in ("batch", "frozen"))
     assert networks["frozen"].sites == networks["batch"].sites
-    assert frozen.training
+    assert all(module.training for module in frozen.modules())
     samples = dataset.train.x[:: max(len(dataset.train.x) // 256, 1)][:256]
-    # Biased and unbiased variances differ by count / (count - 1).
-    count = len(samples)
+    plain.eval(), frozen.eval()
     for path in networks["frozen"].sites:
+        plain.get_submodule(path).train()
         layer = frozen.get_submodule(path)
         assert isinstance(layer, bn.FrozenBatchNorm1d)
         assert layer.momentum == 0.1
-        layer.running_var.mul_((count - 1) / count)
-    torch.testing.assert_close(frozen(samples), plain.train()(samples), rtol=1e-4, atol=1e-4)
+        layer.running_var.mul_((len(samples) - 1) / len(samples))  # the biased one, as training has it
+    torch.testing.assert_close(frozen(samples), plain(samples), rtol=1e-4, atol=1e-4)
     assert {name for name, _ in frozen.named_parameters()} < {name for name, _ in plain.named_parameters()}

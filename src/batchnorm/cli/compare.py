@@ -22,7 +22,7 @@ __all__ = ["command"]
     default="none,batch",
     show_default=True,
     metavar="LIST",
-    help="none, batch, layer, group, instance, local, ghost, renorm, frozen, sync.",
+    help="none, batch, layer, group, instance, local, ghost, renorm, frozen, sync, recurrent.",
 )
 @click.option(
     "--placement",
@@ -34,7 +34,7 @@ __all__ = ["command"]
     default="lenet",
     show_default=True,
     metavar="NAME",
-    help="lenet, mlp, vgg, resnet, or your own as file.py:factory or package.module:factory.",
+    help="lenet, mlp, vgg, resnet, lstm, or your own as file.py:factory or package.module:factory.",
 )
 @click.option(
     "--data",

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from batchnorm.errors import ConversionError, UsageError
-from batchnorm.nn import SyncBatchNorm
+from batchnorm.nn import RecurrentBatchNorm1d, SyncBatchNorm
 from batchnorm.surgery import convert_
 from batchnorm.surgery.kinds import replacement
 
@@ -14,7 +14,7 @@ __all__ = ["ARMS", "CONVERSIONS", "KNOWN", "norm_layer"]
 
 # Small against the usual batch of 32, so that the arm is another than `batch`.
 _VIRTUAL_BATCH_SIZE = 8
-# Ioffe's 5,000 steps would outlast these runs, which would be batch norm then; the digits have 45 steps an epoch.
+# Ioffe's 5,000 steps would outlast these runs, which would be batch norm then; the digits have 34 steps an epoch.
 _WARMUP = 40
 
 # How `convert` makes an arm: target and options; an arm that is not here is a target of that name.
@@ -54,23 +54,25 @@ ARMS: dict[str, Callable[[int, int], nn.Module]] = {
     "frozen": _converted("frozen"),
     "sync": lambda channels, _: SyncBatchNorm(channels),
 }
-KNOWN: tuple[str, ...] = tuple(ARMS)
+KNOWN: tuple[str, ...] = (*ARMS, "recurrent")
 
 
-def norm_layer(arm: str, channels: int, ndim: int) -> nn.Module:
+def norm_layer(arm: str, channels: int, ndim: int, steps: int | None = None) -> nn.Module:
     """The layer that an arm puts at a site.
 
     Args:
         arm: a name in `KNOWN`.
         channels: channels of the site, C.
         ndim: dimensions of the site's input: 2 for (N, C), 3 for (N, C, L), 4 for images.
+        steps: time steps of a recurrent network; "recurrent" needs them.
 
     Returns:
         A new layer: `nn.Identity` for "none"; BatchNorm1d or 2d for "batch"; GroupNorm(1, C), on (N, C)
         LayerNorm(C), for "layer"; GroupNorm with gcd(32, C) groups for "group"; InstanceNorm with weight and bias
         for "instance"; LocalResponseNorm over 5 channels for "local"; GhostBatchNorm with virtual batches of 8 for
         "ghost"; BatchRenorm with a warmup of 40 steps for "renorm"; FrozenBatchNorm for "frozen", whose statistics
-        `build_network` measures; SyncBatchNorm for "sync". Weights start at 1, biases at 0.
+        `build_network` measures; SyncBatchNorm for "sync"; RecurrentBatchNorm1d for
+        "recurrent". Weights start at 1, that of the last at 0.1, biases at 0.
 
     Raises:
         UsageError: the arm is unknown, or has no meaning on such an input.
@@ -79,6 +81,10 @@ def norm_layer(arm: str, channels: int, ndim: int) -> nn.Module:
         >>> norm_layer("group", 48, ndim=4).num_groups
         16
     """
+    if arm == "recurrent" and steps is not None:
+        return RecurrentBatchNorm1d(channels, steps)
+    if arm == "recurrent":
+        raise UsageError("norms: 'recurrent' has no meaning where there are no time steps")
     if arm not in ARMS:
         raise UsageError(f"norms: unknown arm {arm!r}; known: {', '.join(KNOWN)}")
     try:

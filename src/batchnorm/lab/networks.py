@@ -47,7 +47,8 @@ def _measure_frozen(module: nn.Module, samples: Tensor) -> None:
     norms = [layer for layer in module.modules() if isinstance(layer, TrackedNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.train().momentum = 1.0
+        norm.reset_running_stats()
+        norm.train().momentum = None  # the average, where a layer is called at several steps
     with torch.no_grad():
         module(samples)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -31,6 +31,7 @@ IDENTITIES = {
     "renorm": Identity("#7A5195", "#B083CF", "14px,4px,3px,4px", "star"),
     "frozen": Identity("#8C564B", "#BC8578", "3px,6px", "hexagon"),
     "sync": Identity("#117733", "#4DBB70", "20px,4px", "triangle-left"),
+    "recurrent": Identity("#882255", "#D0709C", "2px,4px,8px,4px", "triangle-right"),
 }
 _UNKNOWN = Identity("#4C5B61", "#8FA3AB", "5px,5px", "pentagon")
 _PLACEMENTS = ("before", "after", "own")

@@ -20,16 +20,18 @@ _NAMES = {
     "renorm": "batch renorm",
     "frozen": "frozen batch norm",
     "sync": "synchronised batch norm",
+    "recurrent": "recurrent batch norm",
 }
 # What a reader may not know of an arm.
 _MEANINGS = {
-    "ghost": "ghost batch norm: each virtual batch of 8 samples is normalised by its own statistics in training; with "
-    "batches of at most 8 it is batch norm",
-    "renorm": "batch renorm: batch statistics corrected towards the running ones, in bounds that open from nothing "
-    "after a warm-up of 40 steps to a factor of 3 and a shift of 5 standard deviations",
-    "frozen": "frozen batch norm: batch norm by the statistics of the untrained network, measured once on training "
-    "samples; its scale and shift are not trained either",
-    "sync": "synchronised batch norm: statistics over all processes; a run here is one process, where it is batch norm",
+    "ghost": "each virtual batch of 8 samples is normalised by its own statistics in training; with batches of at most "
+    "8 it is batch norm",
+    "renorm": "batch statistics corrected towards the running ones, in bounds that open from nothing after a warm-up "
+    "of 40 steps to a factor of 3 and a shift of 5 standard deviations",
+    "frozen": "batch norm by the statistics of the untrained network, measured once on training samples; its scale and "
+    "shift are not trained either",
+    "sync": "batch norm by the statistics of all processes; a run here is one process, where it is batch norm",
+    "recurrent": "batch norm with running statistics of each time step, where batch norm has one set for all steps",
 }
 _PLACES = {"before": " before the activation", "after": " after the activation", "own": ""}
 
@@ -50,10 +52,10 @@ def phrase(arm: str, placement: str | None, *, several: bool) -> str:
     return _NAMES.get(arm, f"'{arm}'") + (place if several else "")
 
 
-def meanings(arms: Iterable[str]) -> list[str]:
-    """Return a line for each of these arms that needs one."""
+def meanings(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the name and a line for each of these arms that needs one."""
     present = set(arms)
-    return [f"{meaning}." for arm, meaning in _MEANINGS.items() if arm in present]
+    return [(arm, f"{meaning}.") for arm, meaning in _MEANINGS.items() if arm in present]
 
 
 def listed(items: Sequence[str]) -> str:

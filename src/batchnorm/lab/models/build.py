@@ -10,6 +10,7 @@ from batchnorm.errors import ModelError, UsageError
 from batchnorm.lab import arms
 from batchnorm.lab.models import own
 from batchnorm.lab.models.lenet import LENET
+from batchnorm.lab.models.lstm import LSTM
 from batchnorm.lab.models.mlp import MLP
 from batchnorm.lab.models.network import Network, Plan, Recipe
 from batchnorm.lab.models.options import read
@@ -20,7 +21,7 @@ from batchnorm.surgery.restored import run
 
 __all__ = ["KNOWN", "brings_its_own_norms", "build"]
 
-RECIPES: dict[str, Recipe] = {"lenet": LENET, "mlp": MLP, "vgg": VGG, "resnet": RESNET}
+RECIPES: dict[str, Recipe] = {"lenet": LENET, "mlp": MLP, "vgg": VGG, "resnet": RESNET, "lstm": LSTM}
 KNOWN: tuple[str, ...] = tuple(RECIPES)
 PLACEMENTS = ("before", "after")
 
@@ -63,6 +64,10 @@ def build(
     """
     if arm not in arms.KNOWN:
         raise UsageError(f"norms: unknown arm {arm!r}; known: {', '.join(arms.KNOWN)}")
+    if arm == "recurrent" and not (model in RECIPES and RECIPES[model].recurrent):
+        raise UsageError(
+            "norms: 'recurrent' has statistics of each time step and needs a network that steps: --model lstm"
+        )
     if placement not in PLACEMENTS:
         raise UsageError(f"placement: expected before or after, got {placement!r}")
     shape = tuple(input_shape)
@@ -80,7 +85,8 @@ def brings_its_own_norms(
     """Whether a model comes with batch norms, so that arms replace those and a placement has no meaning.
 
     Args:
-        model: a name in `KNOWN` (never), or a target, whose factory is called; the random state stays as it was.
+        model: a name in `KNOWN` (a recurrent one has places for them), or a target, whose factory is called; the random
+            state stays as it was.
         input_shape: shape of a sample.
         num_classes: number of classes.
         dropout: as for `build`.
@@ -97,8 +103,7 @@ def brings_its_own_norms(
         False
     """
     if not is_target(model):
-        _recipe(model)
-        return False
+        return _recipe(model).recurrent
     return own.has_norms(model, tuple(input_shape), num_classes, dropout, options)
 
 
@@ -125,8 +130,8 @@ def _built_in(
         _check_images(model, shape, recipe.least(settings))
     made: list[nn.Module] = []
 
-    def norm(channels: int, ndim: int) -> nn.Module:
-        made.append(arms.norm_layer(arm, channels, ndim))
+    def norm(channels: int, ndim: int, steps: int | None = None) -> nn.Module:
+        made.append(arms.norm_layer(arm, channels, ndim, steps))
         return made[-1]
 
     try:
@@ -135,7 +140,8 @@ def _built_in(
         raise ModelError(f"model: {model} cannot be built with these settings: {describe(problem)}") from None
     paths = {id(part): path for path, part in module.named_modules()}
     sites = tuple(paths[id(layer)] for layer in made)
-    return Network(module, sites, None if arm == "none" else placement)
+    place = "own" if recipe.recurrent else placement
+    return Network(module, sites, None if arm == "none" else place)
 
 
 def _check_images(model: str, shape: tuple[int, ...], least: int) -> None:

@@ -8,8 +8,8 @@ from torch import nn
 
 __all__ = ["Network", "NormMaker", "Plan", "Recipe"]
 
-NormMaker = Callable[[int, int], nn.Module]
-"""(channels, dimensions of the input) -> the layer for a site."""
+NormMaker = Callable[..., nn.Module]
+"""(channels, dimensions of the input, and of a recurrent network the time steps) -> the layer for a site."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ class Recipe:
         make: builds it.
         least: least height and width of its images with these options; None where it takes data of any shape.
         options: name -> (default, reader of a value given as text or as what it stands for).
+        recurrent: whether its norms see one time step a call; they have places of their own.
     """
 
     make: Callable[[Plan], nn.Module]
     least: Callable[[Mapping[str, Any]], int] | None
     options: Mapping[str, tuple[Any, Callable[[Any], Any]]] = field(default_factory=dict)
+    recurrent: bool = False
