@@ -10,6 +10,10 @@ OWN = """
 import torch
 def build():
     return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+def trained():
+    model = build()
+    model[1].num_batches_tracked.fill_(9)
+    return model
 def frozen():
     return build().requires_grad_(False)
 def wrong():
@@ -62,7 +66,7 @@ def test_every_arm_is_tried_and_trying_leaves_no_trace():
 @pytest.mark.parametrize("model", ["mlp", "own"])
 def test_the_frozen_arm_has_the_statistics_of_the_untrained_network(model, own):
     dataset = tiny.dataset()
-    settings = {"model": own("build")} if model == "own" else {"model": model, "dropout": 0.5}
+    settings = {"model": own("trained")} if model == "own" else {"model": model, "dropout": 0.5}
     config = tiny.config(norms="batch,frozen", **settings)
     networks = {}
     for arm in ("batch", "frozen"):

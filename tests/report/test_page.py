@@ -51,6 +51,14 @@ def test_every_kind_of_records_gives_a_page_with_all_sections(tmp_path, name):
     assert not re.search(r"\bNone\b(?! of)|\bnan\b|Undefined|\{\{|Interval\(", text)
 
 
+def test_arms_that_need_a_line_get_one_and_others_none(tmp_path):
+    arms = [("none", None), ("batch", "after"), ("ghost", "after"), ("recurrent", "own")]
+    text = visible(render(records(tmp_path, Plan(arms=arms))))
+    explained = re.findall(r'<p class="note"><strong>(\w+)</strong>: (.+?)</p>', text)
+    assert [arm for arm, _ in explained] == ["ghost", "recurrent"]
+    assert "running statistics of each time step" in explained[1][1]
+
+
 def test_headings_are_in_order(tmp_path):
     levels = [int(level) for level in re.findall(r"<h([1-6])\b", render(records(tmp_path)))]
     assert levels[0] == 1

@@ -35,11 +35,9 @@ class StatisticsBank(TrackedNorm):
         """What a call with this row moves in training, and uses otherwise."""
         if self.training and not self.track_running_stats:
             return UNTRACKED
-        return RunningStats(
-            self.running_mean[row],  # type: ignore[index]
-            self.running_var[row],  # type: ignore[index]
-            self.num_batches_tracked[row],  # type: ignore[index]
-        )
+        # A view costs as much as a small kernel, so that evaluation makes none of the counter.
+        counter = self.num_batches_tracked[row] if self.training else None  # type: ignore[index]
+        return RunningStats(self.running_mean[row], self.running_var[row], counter)  # type: ignore[index]
 
 
 def whole_number(name: str, value: Any, least: int = 0, below: int | None = None) -> int:
