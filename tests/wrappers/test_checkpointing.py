@@ -28,6 +28,7 @@ LAYERS = {
     "Ghost": lambda: bn.GhostBatchNorm2d(4, virtual_batch_size=3),
     "Domain": lambda: bn.DomainBatchNorm2d(4, num_domains=1),
     "Frozen": lambda: bn.FrozenBatchNorm2d(4),
+    "Renorm": lambda: bn.BatchRenorm2d(4, warmup=1, momentum=0.1),
 }
 
 
