@@ -351,7 +351,9 @@ def _keep(
 def _general_backward(ctx: Any, grad_output: Tensor, tensors: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
     x, weight, bias, second, mask = tensors
     call = ctx.call
-    saved.check_unpacked(grad_output, tensors, call.channel_dim, call.backend is not reference)
+    saved.check_unpacked(
+        grad_output, tensors, call.channel_dim, call.backend is not reference, call.parameter_dtype
+    )
     output, residual = (second, None) if call.keeps_output else (None, second)
     affine = Affine(weight, bias, residual, call.act, mask)
     # The forward's backend, unless something watches or batches this backward.

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import batchnorm as bn
-from batchnorm.errors import ArgumentError, BatchNormError
+from batchnorm.errors import ArgumentError, BackendError, BatchNormError
 from batchnorm.ops import direct
 
 
@@ -354,3 +354,20 @@ def test_a_checkpointed_backward_that_is_not_taken_reads_what_was_saved_once(tak
     torch.utils.checkpoint.checkpoint(layer_of(x), x, use_reentrant=False).sum().backward()
     assert taken == ["forward"]
     assert x.grad is not None
+
+
+TENSORS = ["input", "residual", "weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+
+
+@pytest.mark.parametrize("path", ["short", "general"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_tensor_whose_storage_was_freed_is_an_error(native, name, training, path) -> None:
+    layer, tensors = bn.BatchNorm1d(5).train(training), {"input": randn(7, 5), "residual": randn(7, 5)}
+    mask = None if path == "short" else torch.ones(7, dtype=torch.bool)
+    if name == "num_batches_tracked" and not training:
+        pytest.skip("evaluation does not read it")
+    tensor = tensors[name] if name in tensors else getattr(layer, name).data
+    tensor.untyped_storage().resize_(0)
+    with pytest.raises(BackendError, match="data is not allocated"):
+        layer(*tensors.values(), mask=mask)

@@ -3,7 +3,6 @@
 import copy
 import gc
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -308,12 +307,11 @@ def test_an_output_can_be_changed_in_place_and_a_gradient_accumulates(pool) -> N
 
 
 def test_compiled_operators_may_return_such_outputs(pool) -> None:
-    from batchnorm.ops.library import _LIBRARY  # registers the operators
+    from batchnorm.ops.library import NAMESPACE  # its import registers the operators
 
-    assert _LIBRARY is not None
     x = torch.randn(4, 6, 5, 5).requires_grad_()
     arguments = (x, None, None, None, None, "relu", 0.0, 1e-5, 1)
-    torch.library.opcheck(torch.ops.batchnorm.forward.default, arguments)
+    torch.library.opcheck(getattr(torch.ops, NAMESPACE).forward.default, arguments)
 
 
 def stored(tensor: torch.Tensor) -> torch.Tensor:
@@ -325,8 +323,7 @@ def stored(tensor: torch.Tensor) -> torch.Tensor:
 
 WAYS = {
     "share_memory_": lambda t: t.share_memory_(),
-    "resize_": lambda t: t.resize_(0).resize_(100),
-    "out": lambda t: torch.add(t, 0, out=t),
+    "out": lambda t: torch.add(t, 0, out=t.resize_(0).resize_(100)),
     "deepcopy": copy.deepcopy,
     "pickle": lambda t: pickle.loads(pickle.dumps(t)),
     "save": stored,
@@ -381,19 +378,19 @@ def test_a_tensor_goes_through_a_queue_to_another_process(native, tmp_path) -> N
 def test_a_process_ends_cleanly_with_living_tensors(native) -> None:
     done = python(
         """
-        import atexit, json, sys
+        import atexit, sys
         from batchnorm.ops import memory
         memory.HUGE_OUTPUT_BYTES = 1
         x = torch.zeros(2**19)
         kept = [memory.empty_like(x) for _ in range(3)]
         sys.kept = kept  # lives as long as the interpreter
         atexit.register(lambda: kept.append(memory.empty_like(x)))
-        print(json.dumps(len(kept)))
+        print(len(kept))
         """
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert json.loads(done.stdout) == 3
+    assert done.stdout == "3\n"
 
 
 def test_where_the_system_has_no_memory_torch_says_so(pool) -> None:

@@ -60,30 +60,30 @@ def forward(
         return None
     if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
         return None
+    counter_at = 0
     if counter is not None and (
         type(counter) is not Tensor
         or counter.dtype is not _INT64
         or not counter.is_cpu
         or counter.numel() != 1
+        or not (counter_at := counter.data_ptr())
     ):
         return None
-    outer, channels, inner, parameter_dtype = seen
+    inputs, buffers, types = seen
+    outer, channels, inner = inputs[:3]
     # One value a channel is refused; what activation checkpointing repeats moves nothing (running.is_recomputed).
     if outer * inner == 1 or _graph_task() != -1:
         return None
     output, rows = empty_like(x), saved.blank(saved.BATCH_ROWS, channels)
-    assert mean is not None
-    assert var is not None
     first, step = rows.buffer_info()[0], 8 * channels
     run(
-        "bn_forward", outer, channels, inner,
-        x.data_ptr(), 0 if residual is None else residual.data_ptr(), 0, 0,
-        0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(), output.data_ptr(), 0,
+        "bn_forward", *inputs, output.data_ptr(), 0,
         first, first + 2 * step, first + step, first + 3 * step, 0, 0, 0, 0,
-        mean.data_ptr(), var.data_ptr(), 0 if counter is None else counter.data_ptr(),
-        eps, momentum, 0.0 if act is None else act.parameter,
-        TYPES[x.dtype], TYPES[parameter_dtype], TYPES[mean.dtype], 0 if act is None else act_code(act), 0,
+        *buffers, counter_at, eps, momentum, 0.0 if act is None else act.parameter,
+        *types, 0 if act is None else act_code(act), 0,
     )  # fmt: skip
+    assert mean is not None
+    assert var is not None
     torch._C._increment_version([mean, var] if counter is None else [mean, var, counter])
     return output, rows
 
@@ -105,18 +105,14 @@ def evaluate(
         return None
     if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
         return None
-    outer, channels, inner, parameter_dtype = seen
+    inputs, buffers, types = seen
+    channels = inputs[1]
     output, rows = empty_like(x), saved.blank(saved.GIVEN_ROWS, channels)
-    assert mean is not None
-    assert var is not None
     first = rows.buffer_info()[0]
     run(
-        "bn_evaluate", outer, channels, inner,
-        x.data_ptr(), 0 if residual is None else residual.data_ptr(), 0, 0,
-        0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(), output.data_ptr(), 0,
+        "bn_evaluate", *inputs, output.data_ptr(), 0,
         first, 0, first + 8 * channels, 0, 0, 0, 0, 0,
-        mean.data_ptr(), var.data_ptr(), 0, eps, 0.0, 0.0 if act is None else act.parameter,
-        TYPES[x.dtype], TYPES[parameter_dtype], TYPES[mean.dtype], 0 if act is None else act_code(act), 0,
+        *buffers, 0, eps, 0.0, 0.0 if act is None else act.parameter, *types, 0 if act is None else act_code(act), 0,
     )  # fmt: skip
     return output, rows
 
@@ -154,6 +150,14 @@ def backward(
     row, types = (channels,), (parameter_dtype,)
     if not (weight is None or _is_row(weight, row, types)) or not (bias is None or _is_row(bias, row, types)):
         return None
+    given, second_at, weight_at, bias_at = grad_output.data_ptr(), 0, 0, 0
+    if (
+        not given
+        or (second is not None and not (second_at := second.data_ptr()))
+        or (weight is not None and not (weight_at := weight.data_ptr()))
+        or (bias is not None and not (bias_at := bias.data_ptr()))
+    ):
+        return None
     grad_x = empty_like(x)
     grad_weight = torch.empty_like(weight) if need_weight else None  # type: ignore[arg-type]
     grad_bias = torch.empty_like(weight) if need_bias else None  # type: ignore[arg-type]
@@ -165,8 +169,7 @@ def backward(
     from_batch = len(rows) == saved.BATCH_ROWS * channels
     run(
         "bn_backward", outer, channels, inner,
-        x.data_ptr(), 0 if second is None else second.data_ptr(), grad_output.data_ptr(), 0,
-        0 if weight is None else weight.data_ptr(), 0 if bias is None else bias.data_ptr(),
+        x.data_ptr(), second_at, given, 0, weight_at, bias_at,
         grad_x.data_ptr(), 0 if written is None else written.data_ptr(),
         first, 0, first + step, first + 3 * step if from_batch else 0, 0, 0,
         0 if grad_weight is None else grad_weight.data_ptr(), 0 if grad_bias is None else grad_bias.data_ptr(),
@@ -185,13 +188,14 @@ def _seen(
     mean: Tensor | None,
     var: Tensor | None,
     channel_dim: int,
-) -> tuple[int, int, int, torch.dtype] | None:
-    """Outer, channels and inner, and the parameters' type; None for a call that is not taken."""
+) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int, int]] | None:
+    """The beginning of a bn_call, its running statistics and its types; None for a call that is not taken."""
     if not is_eager() or CHOICE.backend == "reference" or type(load()) is str or (form := _form(x)) is None:
         return None
     dtype, shape = x.dtype, x.shape
     types = _PARAMETER_TYPES.get(dtype)
-    if types is None or x.is_neg() or x.numel() == 0:
+    # Address 0, which means none to a kernel, is that of no values, and of a storage that was resized to nothing.
+    if types is None or x.is_neg() or not (x_at := x.data_ptr()):
         return None
     rank = len(shape)
     if rank < 2 or not -rank <= channel_dim < rank:
@@ -199,25 +203,35 @@ def _seen(
     outer, channels, inner = geometry(x, channel_dim)
     row = (channels,)
     parameter_dtype = _FLOAT32
+    second_at = weight_at = bias_at = 0
     if weight is not None:
-        if not _is_row(weight, row, types):
+        if not _is_row(weight, row, types) or not (weight_at := weight.data_ptr()):
             return None
         parameter_dtype = weight.dtype
         types = (parameter_dtype,)
     if bias is not None:
-        if not _is_row(bias, row, types):
+        if not _is_row(bias, row, types) or not (bias_at := bias.data_ptr()):
             return None
         parameter_dtype = bias.dtype
+    if residual is not None and not (
+        _is_like(residual, dtype, shape, form) and (second_at := residual.data_ptr())
+    ):
+        return None
     if (
         type(mean) is not Tensor
         or type(var) is not Tensor
         or mean.dtype is not var.dtype
         or not _is_row(mean, row, _RUNNING_TYPES)
         or not _is_row(var, row, _RUNNING_TYPES)
-        or not (residual is None or _is_like(residual, dtype, shape, form))
+        or not (mean_at := mean.data_ptr())
+        or not (var_at := var.data_ptr())
     ):
         return None
-    return outer, channels, inner, parameter_dtype
+    return (
+        (outer, channels, inner, x_at, second_at, 0, 0, weight_at, bias_at),
+        (mean_at, var_at),
+        (TYPES[dtype], TYPES[parameter_dtype], TYPES[mean.dtype]),
+    )
 
 
 def _form(x: Any) -> torch.memory_format | None:

@@ -43,12 +43,14 @@ def is_plain(*tensors: Tensor | None) -> bool:
 
     Not so under tracers, torch.func transforms, forward AD and dispatch modes, and for subclasses: those see the
     operators themselves in plain torch, one after the other, whatever the sizes are. Nor for a view that torch negates
-    when it reads it, such as the imaginary part of a conjugate.
+    when it reads it, such as the imaginary part of a conjugate, nor for the zeros without memory of autograd's.
     """
     for tensor in tensors:
         if tensor is not None and type(tensor) not in _PLAIN_TYPES:
             return False
-    return is_eager() and not any(tensor is not None and tensor.is_neg() for tensor in tensors)
+    return is_eager() and not any(
+        tensor is not None and (tensor.is_neg() or tensor._is_zerotensor()) for tensor in tensors
+    )
 
 
 def is_eager() -> bool:

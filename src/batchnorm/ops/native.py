@@ -264,7 +264,7 @@ def _call(
         outer,
         channels,
         inner,
-        x.data_ptr(),
+        _address(x),
         _address(second),
         _address(grad_output),
         _address(mask),
@@ -312,7 +312,16 @@ def act_code(act: Activation | None, of_output: bool = False) -> int:
 
 
 def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    """Where it lies; 0, which is where a storage resized to nothing lies too, means none to a kernel."""
+    if tensor is None:
+        return 0
+    address = tensor.data_ptr()
+    if address == 0:
+        raise BackendError(
+            "batch_norm() got a tensor whose data is not allocated: its storage has been resized to nothing, as "
+            "sharding and offloading do between uses; gather it first"
+        )
+    return address
 
 
 def _new_rows(seen: Dense, rows: int) -> Tensor:

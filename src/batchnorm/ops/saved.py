@@ -61,27 +61,32 @@ def moments_of(rows: Tensor, x: Tensor, masked: bool) -> Moments:
     return Moments(x.numel() // max(mean.numel(), 1), mean, var)
 
 
-def check_unpacked(grad_output: Tensor, tensors: tuple[Any, ...], channel_dim: int, by_kernels: bool) -> None:
+def check_unpacked(
+    grad_output: Tensor,
+    tensors: tuple[Any, ...],
+    channel_dim: int,
+    by_kernels: bool,
+    parameter_dtype: torch.dtype | None,
+) -> None:
     """A kernel believes what it is given, and hooks of the user's may give back other than what was saved."""
-    x, weight, bias, second, _ = tensors
-    for name, tensor in (("input", x), ("residual or output", second)):
+    x, weight, bias, second, mask = tensors
+    shape, dtype, device = grad_output.shape, grad_output.dtype, grad_output.device
+    row = (shape[channel_dim],)
+    positions = (*shape[:channel_dim], 1, *shape[channel_dim + 1 :])
+    # The reference takes a residual of another dtype.
+    second_dtype = dtype if by_kernels or second is None else second.dtype
+    for name, tensor, wanted_shape, wanted_dtype in (
+        ("input", x, shape, dtype),
+        ("residual or output", second, shape, second_dtype),
+        ("weight", weight, row, parameter_dtype),
+        ("bias", bias, row, parameter_dtype),
+        ("mask", mask, positions, torch.bool),
+    ):
         if tensor is None:
             continue
-        given = f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}"
-        wanted = f"{tuple(grad_output.shape)} {grad_output.dtype} {grad_output.device}"
-        if tensor.shape != grad_output.shape or tensor.device != grad_output.device:
-            raise ShapeError(
-                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
-            )
-        # The reference takes a residual of another dtype.
-        if tensor.dtype is not grad_output.dtype and (tensor is x or by_kernels):
-            raise DtypeError(
-                f"saved_tensors_hooks gave the {name} back as {given}, not as {wanted}; unpack what was packed"
-            )
-    channels = x.size(channel_dim)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.numel() != channels:
-            raise ShapeError(
-                f"saved_tensors_hooks gave the {name} back with {tensor.numel()} values for {channels} channels; "
-                "unpack what was packed"
+        placed = tensor.shape == wanted_shape and tensor.device == device
+        if not placed or tensor.dtype is not wanted_dtype:
+            raise (DtypeError if placed else ShapeError)(
+                f"saved_tensors_hooks gave the {name} back as {tuple(tensor.shape)} {tensor.dtype} {tensor.device}, "
+                f"not as {tuple(wanted_shape)} {wanted_dtype} {device}; unpack what was packed"
             )
