@@ -42,19 +42,28 @@ static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, co
   const V high = splat(numbers.high[channel]), scale = splat(numbers.scale[channel]);
   const V shift = splat(numbers.shift[channel]), invstd = splat(numbers.invstd[channel]);
   const V offset = splat(numbers.offset[channel]);
-  return sum_runs<T, Act::kCheap>(runs, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
-    V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
-    V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
-    V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-    V xhat = fma(value - high, invstd, offset);
-    if (mask) {
-      auto keep = valid<S>(mask + mask_at, lanes);
-      dy = select(keep, dy, V{});
-      xhat = select(keep, xhat, V{});
-    }
-    a += dy;
-    b = fma(dy, xhat, b);
-  });
+  auto ask = [&](int64_t at) __attribute__((always_inline)) {
+    prefetch(x + at);
+    prefetch(grad_output + at);
+    if (kReadsSecond<Act, kSecond>) prefetch(second + at);
+  };
+  auto sum = [&](auto masked) __attribute__((always_inline)) {
+    auto term = [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+      V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
+      V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
+      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      V xhat = fma(value - high, invstd, offset);
+      if (masked.value) {
+        auto keep = valid<S>(mask + mask_at, lanes);
+        dy = select(keep, dy, V{});
+        xhat = select(keep, xhat, V{});
+      }
+      a += dy;
+      b = fma(dy, xhat, b);
+    };
+    return sum_runs<T, Act::kCheap>(runs, ask, term);
+  };
+  return mask ? sum(Count<1>{}) : sum(Count<0>{});
 }
 
 // dx and dy; either may be unwanted.
@@ -70,27 +79,30 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
   const V offset = splat(numbers.offset[channel]), slope = splat(numbers.slope[channel]);
   const V base = splat(numbers.base[channel]);
   const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
-  for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
-    const int64_t from = run * runs.stride;
-    for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      const int64_t at = from + i;
-      V dx[2], dy[2];
-      for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
-        V value = load(x + at, part, high), grad = loaded(load(grad_output + at, part, V{}));
-        V other = kReadsSecond<Act, kSecond> ? load(second + at, part, V{}) : V{};
-        dy[k] = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-        V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
-        dx[k] = fma(fma(xhat, slope, dy[k]), scale, base);
-        if (mask) {
-          auto keep = valid<S>(mask + run * runs.mask_stride + i, part);
-          dy[k] = select(keep, dy[k], V{});
-          dx[k] = select(keep, dx[k], V{});
-        }
+  auto work = [&](auto masked) __attribute__((always_inline)) {
+    for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
+      const int64_t from = run * runs.stride;
+      for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        const int64_t at = from + i;
+        V dx[2], dy[2];
+        for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
+          V value = load(x + at, part, high), grad = loaded(load(grad_output + at, part, V{}));
+          V other = kReadsSecond<Act, kSecond> ? load(second + at, part, V{}) : V{};
+          dy[k] = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+          V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
+          dx[k] = fma(fma(xhat, slope, dy[k]), scale, base);
+          if (masked.value) {
+            auto keep = valid<S>(mask + run * runs.mask_stride + i, part);
+            dy[k] = select(keep, dy[k], V{});
+            dx[k] = select(keep, dx[k], V{});
+          }
+        });
+        if (kHasResidual<Act, kSecond> && grad_residual) store_parts(grad_residual + at, dy, lanes, past);
+        if (grad_x) store_parts(grad_x + at, dx, lanes, past);
       });
-      if (kHasResidual<Act, kSecond> && grad_residual) store_parts(grad_residual + at, dy, lanes, past);
-      if (grad_x) store_parts(grad_x + at, dx, lanes, past);
-    });
-  }
+    }
+  };
+  mask ? work(Count<1>{}) : work(Count<0>{});
 }
 
 // As grad_input_runs, over rows `stride` apart and `width` channels of each.

@@ -45,19 +45,34 @@ struct Sums {
   double a, b;
 };
 
+// Where the values are that will be wanted after some 4 KB more, seen from a value of `run`: at the same place in a later
+// run, or in one of the next channel. Runs lie far apart, and processors do not foresee where the next one begins.
+struct Ahead {
+  int64_t count, stride, next_channel, by;
+  BN_MEMBER Ahead(const Runs &runs, int64_t value_bytes)
+      : count(runs.count), stride(runs.stride), next_channel(runs.mask_stride),
+        by(least(runs.count, 1 + 4096 / (runs.length * value_bytes + 1))) {}
+  BN_MEMBER int64_t operator()(int64_t run) const {
+    return run + by < count ? by * stride : (by - count) * stride + next_channel;
+  }
+};
+
 // Call term(at, mask_at, lanes, a, b) for all values of the runs, where it adds to a and b; a cheap one for four vectors
-// at once, which keeps the adders busy.
-template <class T, bool kCheap, class Term> BN_INLINE Sums sum_runs(const Runs &runs, Term term) {
+// at once, which keeps the adders busy. ask(at) prefetches what term would read.
+template <class T, bool kCheap, class Ask, class Term> BN_INLINE Sums sum_runs(const Runs &runs, Ask ask, Term term) {
   using S = Compute<T>;
   constexpr int64_t W = kLanes<S>, kStep = kCheap ? 4 * W : W;  // of a step no lane gets two values
+  const Ahead ahead_of(runs, sizeof(T));
   TwoSums<S> sums;
-  for (int64_t run = 0; run < runs.count; ++run)
+  for (int64_t run = 0; run < runs.count; ++run) {
+    const int64_t ahead = ahead_of(run);
     for (int64_t done = 0; done < runs.length;) {
       int64_t at = run * runs.stride + done, mask_at = run * runs.mask_stride + done;
       int64_t left = least(runs.length - done, TwoSums<S>::kLongest * kStep);
       sums.take((left + kStep - 1) / kStep);
       done += left;
       auto add = [&](int k, int64_t values, auto lanes) __attribute__((always_inline)) {
+        if constexpr (!kSecondOfPair<decltype(lanes)>) ask(at + ahead);
         term(at, mask_at, lanes, sums.a[k], sums.b[k]);
         at += values;
         mask_at += values;
@@ -83,6 +98,7 @@ template <class T, bool kCheap, class Term> BN_INLINE Sums sum_runs(const Runs &
       while (left >= W) add(2, W, Whole{});
       if (left > 0) add(3, left, Tail{int(left)});
     }
+  }
   sums.flush();
   return {total(sums.wide_a), total(sums.wide_b)};
 }
@@ -143,7 +159,8 @@ static __attribute__((noinline)) Sums moments_runs(const T *x, const uint8_t *ma
   using V = Vector<S>;
   const V around = splat(rough);
   auto sum = [&](auto masked) __attribute__((always_inline)) {
-    return sum_runs<T, true>(runs, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+    auto ask = [&](int64_t at) __attribute__((always_inline)) { prefetch(x + at); };
+    return sum_runs<T, true>(runs, ask, [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
       V value = load(x + at, lanes, around);
       if (masked.value) value = select(valid<S>(mask + mask_at, lanes), value, around);
       V apart = value - around;

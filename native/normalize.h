@@ -21,19 +21,22 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   using V = Vector<S>;
   const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
   const bool past = numbers.past_caches;
-  for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
-    const int64_t from = run * runs.stride;
-    for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      V out[2];
-      for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
-        V z = pre_activation(load(x + from + i, part, high), high, scale, shift);
-        if (kResidual) z += load(residual + from + i, part, V{});
-        out[k] = Act::forward(z, parameter);
-        if (mask) out[k] = select(valid<S>(mask + run * runs.mask_stride + i, part), out[k], V{});
+  auto work = [&](auto masked) __attribute__((always_inline)) {
+    for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
+      const int64_t from = run * runs.stride;
+      for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        V out[2];
+        for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
+          V z = pre_activation(load(x + from + i, part, high), high, scale, shift);
+          if (kResidual) z += load(residual + from + i, part, V{});
+          out[k] = Act::forward(z, parameter);
+          if (masked.value) out[k] = select(valid<S>(mask + run * runs.mask_stride + i, part), out[k], V{});
+        });
+        store_parts(y + from + i, out, lanes, past);
       });
-      store_parts(y + from + i, out, lanes, past);
-    });
-  }
+    }
+  };
+  mask ? work(Count<1>{}) : work(Count<0>{});
 }
 
 // Rows `stride` apart, `width` channels of each.

@@ -14,6 +14,8 @@ namespace BN_ISA {
 struct Pair {};
 struct Even {};
 struct Odd {};
+template <class Lanes> constexpr bool kSecondOfPair = false;
+template <> constexpr bool kSecondOfPair<Odd> = true;
 
 template <class T> constexpr bool kPaired = false;
 template <> constexpr bool kPaired<bfloat16> = true;

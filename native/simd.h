@@ -363,9 +363,16 @@ BN_INLINE vfloat_half upper_half(vfloat v) { return (vfloat_half)_mm256_extractf
 BN_INLINE vfloat_half lower_half(vfloat v) { return __builtin_shufflevector(v, v, 0, 1); }
 BN_INLINE vfloat_half upper_half(vfloat v) { return __builtin_shufflevector(v, v, 2, 3); }
 #endif
+#if BN_VECTOR_BYTES == 64  // GCC 12 splits the generic conversion
+BN_INLINE vdouble widened(vfloat_half v) { return (vdouble)_mm512_maskz_cvtps_pd(0xff, (__m256)v); }
+#elif BN_VECTOR_BYTES == 32
+BN_INLINE vdouble widened(vfloat_half v) { return (vdouble)_mm256_cvtps_pd((__m128)v); }
+#else
+BN_INLINE vdouble widened(vfloat_half v) { return __builtin_convertvector(v, vdouble); }
+#endif
 BN_INLINE void add_to(vdouble (&sums)[2], vfloat v) {
-  sums[0] += __builtin_convertvector(lower_half(v), vdouble);
-  sums[1] += __builtin_convertvector(upper_half(v), vdouble);
+  sums[0] += widened(lower_half(v));
+  sums[1] += widened(upper_half(v));
 }
 BN_INLINE void add_to(vdouble (&sums)[2], vdouble v) { sums[0] += v; }
 
