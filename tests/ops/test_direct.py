@@ -229,6 +229,9 @@ GENERAL = {
     "narrow buffers": (randn(7, 5), changed(running_mean=randn(5).half(), running_var=torch.ones(5).half()), {}),
     "a parameter as a buffer": (randn(7, 5), parameter_mean, {}),
     "narrow counter": (randn(7, 5), changed(num_batches_tracked=torch.tensor(0, dtype=torch.int32)), {}),
+    "counter of a subclass": (
+        randn(7, 5), changed(num_batches_tracked=torch.tensor(0).as_subclass(Marked)), {}
+    ),
     "not tracked": (randn(7, 5), changed(running_mean=None, running_var=None), {}),
     "strided mean": (randn(7, 5), strided_mean, {}),
     "strided weight": (randn(7, 5), strided_weight, {}),
