@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 import batchnorm as bn
-from batchnorm.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
+from batchnorm.errors import ArgumentError, ArgumentTypeError, DimensionError, DtypeError, ShapeError
+from batchnorm.ops import choice, direct, memory
+from batchnorm.ops.shared_library import load
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -193,3 +195,48 @@ def test_a_mode_sees_the_operators_of_a_backward() -> None:
     with Seen():
         torch.autograd.grad(output, x, torch.ones(7, 5))
     assert any("sum" in name for name in names)
+
+
+def test_a_residual_without_an_activation_gets_the_gradient_itself() -> None:
+    x, residual, grad = torch.randn(7, 5), torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
+    output = bn.BatchNorm1d(5)(x.requires_grad_(), residual)
+    assert torch.autograd.grad(output, [x, residual], grad)[1].data_ptr() == grad.data_ptr()
+
+
+def test_where_there_are_no_kernels_the_reference_serves(monkeypatch) -> None:
+    for module in (direct, choice):
+        monkeypatch.setattr(module, "load", lambda: "taken away")
+    monkeypatch.setattr(direct, "run", None)
+    x = torch.randn(7, 5, requires_grad=True)
+    output = bn.BatchNorm1d(5)(x)
+    output.sum().backward()
+    torch.testing.assert_close(output, torch.nn.BatchNorm1d(5)(x))
+
+
+def test_one_dimension_is_refused_whatever_its_channels_are() -> None:
+    with pytest.raises(ShapeError, match="2 or more dimensions"):
+        bn.functional.batch_norm(torch.randn(5), torch.zeros(5), torch.ones(5), channel_dim=0)
+
+
+def test_large_gradients_come_from_the_pool_too(monkeypatch) -> None:
+    if load().keep_bytes == 0:
+        pytest.skip("BATCHNORM_KEEP_BYTES=0")
+    monkeypatch.setattr(memory, "HUGE_OUTPUT_BYTES", 1)
+    x, residual = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
+    output = bn.BatchNorm1d(5)(x, residual, act="silu")
+    for tensor in (output, *torch.autograd.grad(output, [x, residual], torch.ones(7, 5))):
+        assert not tensor.untyped_storage().resizable()
+
+
+@pytest.mark.parametrize("channel_dim", [2, -3])
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_that_are_not_there_are_refused(training, channel_dim) -> None:
+    with pytest.raises(DimensionError, match=f"channel_dim must be from -2 to 1, got {channel_dim}"):
+        bn.functional.batch_norm(
+            torch.randn(7, 5), torch.zeros(5), torch.ones(5), training=training, channel_dim=channel_dim
+        )
+
+
+def test_a_layer_of_cumulative_averages_is_evaluated_on_the_short_path() -> None:
+    given = (torch.randn(7, 5), None, None, None, None, torch.zeros(5), torch.ones(5))
+    assert direct.evaluate(*given, momentum=None, eps=1e-5, channel_dim=1) is not None
