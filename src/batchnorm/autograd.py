@@ -9,7 +9,6 @@ from torch import Tensor
 
 from batchnorm.activations import Activation
 from batchnorm.double_backward import differentiable_backward
-from batchnorm.errors import TransformError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import (
     Affine,
@@ -156,11 +155,6 @@ def _traceable(x: Tensor, affine: Affine, eps: float, channel_dim: int) -> tuple
     if library.serves(x, affine):
         output, rows = library.forward(x, affine, eps, channel_dim)
         return output, saved.moments_of(rows.detach(), x, affine.mask is not None)
-    if torch._C._get_tracing_state() is not None:
-        raise TransformError(
-            "torch.jit.trace cannot record a batch norm that uses its batch's statistics; trace the model in eval(), "
-            "with running statistics, or use torch.export.export or torch.compile"
-        )
     # Once: autograd would add up the gradients of two narrow copies in their own type, where they overflow.
     seen = x.to(reference.compute_dtype(x))
     batch = reference.moments(seen, affine.mask, channel_dim)

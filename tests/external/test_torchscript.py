@@ -1,5 +1,7 @@
 """torch.jit.trace of a model in evaluation, and what torch.jit cannot do said in words."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,6 +51,18 @@ def test_a_model_in_training_is_not_traced() -> None:
     with pytest.raises(TransformError, match=r"trace the model in eval\(\)"):
         torch.jit.trace(model, X)
     assert model[1].num_batches_tracked == before
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [bn.BatchRenorm2d(3), bn.DomainBatchNorm2d(3, 1), bn.SyncBatchNorm(3)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_other_kinds_in_training_are_not_traced_and_do_not_move(layer) -> None:
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(TransformError, match=r"trace the model in eval\(\)"):
+        torch.jit.trace(layer, X)
+    assert all(torch.equal(layer.state_dict()[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize("layer", [bn.BatchNorm2d(4), bn.LazyBatchNorm2d(), bn.ChannelsLastBatchNorm(4)])

@@ -293,6 +293,23 @@ def test_per_sample_gradients_pass_buffers_or_name_the_remedy() -> None:
         torch.func.vmap(layer)(x)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_vmap_over_images_gives_each_its_groups(masked) -> None:
+    layer, x = made((7, 3, 4, 5), 3), randn(2, 7, 3, 4, 5)
+    mask = randn(7, 4, 5, seed=1) < 0.7 if masked else None
+    with bn.no_stats_update(layer):
+        output = torch.func.vmap(lambda x: layer(x, act="relu", mask=mask))(x)
+        for batch, y in zip(x, output, strict=True):
+            torch.testing.assert_close(y, layer(batch, act="relu", mask=mask))
+
+
+@pytest.mark.parametrize("shape", [(8, 0, 3), (8, 3, 0), (0, 3, 4)])
+def test_inputs_without_values_are_a_plain_batch_norms(shape) -> None:
+    layer, plain = bn.GhostBatchNorm1d(shape[1], virtual_batch_size=4), bn.BatchNorm1d(shape[1])
+    assert layer(torch.zeros(shape)).shape == plain(torch.zeros(shape)).shape == shape
+    assert all(torch.equal(layer.state_dict()[name], value) for name, value in plain.state_dict().items())
+
+
 def test_it_is_no_torch_batch_norm_and_torchs_tools_keep_its_result() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), bn.GhostBatchNorm2d(4, virtual_batch_size=2))
     x = randn(6, 3, 5, 5).float()

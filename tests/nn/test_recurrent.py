@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import batchnorm as bn
-from batchnorm.errors import ArgumentError, ArgumentTypeError, BatchTooSmallError, DimensionError
+from batchnorm.errors import ArgumentError, ArgumentTypeError, BatchTooSmallError, DimensionError, ShapeError
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -95,6 +95,20 @@ def test_a_mask_counts_the_sequences_that_go_on(training) -> None:
     if training:  # one value a channel has no variance, and moves nothing
         assert (out[0, 3] == layer.bias).all()
         assert layer.num_batches_tracked[3] == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_belongs_to_steps_together_must_fit_all_of_them(training) -> None:
+    layer, x = bn.RecurrentBatchNorm1d(3, 4).train(training), randn(6, 2, 3)
+    one = torch.arange(6).unsqueeze(1) < 4
+    torch.testing.assert_close(layer(x, step=0, mask=one), layer(x, step=0, mask=one.expand(6, 2)))
+    with pytest.raises(ArgumentError, match=r"mask must broadcast to .*\(6, 2\), got \(6, 3\)"):
+        layer(x, step=0, mask=torch.ones(6, 3, dtype=torch.bool))
+    with pytest.raises(ShapeError, match=r"residual should have the input's shape \(6, 2, 3\)"):
+        layer(x, randn(6, 3, 3), step=0)
+    with pytest.raises(ShapeError, match="should contain 5 elements not 3"):
+        layer(randn(6, 2, 5), step=0)
+    assert layer(randn(6, 0, 3), step=0).shape == (6, 0, 3)
 
 
 def test_the_weight_starts_at_a_tenth() -> None:

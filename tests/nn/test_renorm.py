@@ -269,6 +269,7 @@ def test_running_statistics_stay_wide(dtype) -> None:
     assert layer.running_std.dtype == torch.float32
     layer(randn(4, 3, 2, 2).to(dtype)).sum().backward()
     assert layer.weight.grad.dtype == dtype
+    assert bn.BatchRenorm2d(3, dtype=dtype).running_std.dtype == torch.float32
     layer.reset_running_stats()
     assert torch.equal(layer.running_std, torch.ones(3))
     assert layer.num_batches_tracked == 0

@@ -94,7 +94,7 @@ class _GhostBatchNorm(TrackedNorm):
     def _normalize(
         self, input: Tensor, residual: Tensor | None, act: ActivationLike, mask: Tensor | None
     ) -> Tensor:
-        if not self._uses_groups(input.size(0)):
+        if not self._uses_groups(input.size(0)) or input.numel() == 0:
             return super()._normalize(input, residual, act, mask)
         stats = UNTRACKED
         if self.training and self.track_running_stats:
@@ -119,7 +119,7 @@ def _normalize_groups(x: Tensor, affine: Affine, eps: float, size: int) -> tuple
         The output in x's memory format; and moments, the first (G * C,), the second (C,) where samples remained.
     """
     samples, channels = x.size(0), x.size(1)
-    positions = x.numel() // (samples * channels) if channels else 0
+    positions = x.numel() // (samples * channels)
     groups = samples // size
     full = groups * size
     if (samples - full) * positions == 1:  # a value alone has no variance: its sample joins the group before

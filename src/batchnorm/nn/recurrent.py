@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.activations import ActivationLike, resolve
+from batchnorm.arguments import validate
 from batchnorm.functional import normalize_and_track
 from batchnorm.moments import UNTRACKED, RunningStats
 from batchnorm.nn.bank import StatisticsBank, whole_number
@@ -108,6 +109,18 @@ class RecurrentBatchNorm1d(StatisticsBank):
         self._check_input_dim(input)
         if input.dim() == 2:
             return self._normalize_step(step, input, residual, act, mask)
+        # Of all steps together: cut into steps, tensors of more steps than the input's would fit too.
+        _, affine = validate(
+            input,
+            self._row(0),
+            Affine(self.weight, self.bias, residual, None, mask),
+            self.training,
+            self.momentum,
+            self.eps,
+            channel_dim=2,
+            joined=True,
+        )
+        mask = None if affine.mask is None else affine.mask.squeeze(2)
         if mask is None and not (self.training and self.momentum is None):
             return self._normalize_steps(step, input, residual, act)
         # A mask leaves each step another count, and in a cumulative average each step has another weight.
@@ -163,7 +176,7 @@ class RecurrentBatchNorm1d(StatisticsBank):
         if tracked and not is_recomputed():
             counter = self.num_batches_tracked[first : first + steps]  # type: ignore[index]
             track_values(RunningStats(None, None, counter), (), input.size(0), self.momentum)
-        return output.unflatten(1, (steps, -1))
+        return output.reshape(input.shape)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_steps={self.max_steps}"

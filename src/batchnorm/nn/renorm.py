@@ -68,9 +68,8 @@ class _BatchRenorm(TrackedNorm):
             )
         super().__init__(num_features, eps, momentum, affine, True, device=device, dtype=dtype, bias=bias)
         counter = self._buffers.pop("num_batches_tracked")
-        std = self._buffers.pop("running_var")
-        assert std is not None
-        self.register_buffer("running_std", torch.ones_like(std))
+        del self._buffers["running_var"]
+        self.register_buffer("running_std", torch.ones_like(self.running_mean))
         self.register_buffer("num_batches_tracked", counter)
         _check_warmup(warmup)
         self.r_max = _checked("r_max", r_max, 1.0)

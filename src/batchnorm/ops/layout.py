@@ -13,7 +13,7 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def form_of(x: Tensor) -> torch.memory_format:
     """The memory format that torch gives batch norm's output: channels_last where x is a part of such a tensor too."""
     form = CHANNELS_LAST.get(x.dim())
-    if form is None:
+    if form is None or in_function_transform():  # vmap does not answer
         return torch.contiguous_format
     if x.is_contiguous(memory_format=form) or (not x.is_contiguous() and _is_cut_from_channels_last(x)):
         return form

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from batchnorm.activations import Activation
+from batchnorm.errors import TransformError
 from batchnorm.moments import Moments, RunningStats
 from batchnorm.ops import saved
 from batchnorm.ops.eager import is_plain
@@ -106,7 +107,15 @@ def moments(x: Tensor, mask: Tensor | None, channel_dim: int) -> Moments:
     mean = rough + sum(x - rough) / count;  var = sum((x - mean)^2) / count
 
     The raw sum only gives a rough mean; what is summed for the result has that mean subtracted.
+
+    Raises:
+        TransformError: (RuntimeError) torch.jit.trace is at work, to which the count is a tensor.
     """
+    if torch._C._get_tracing_state() is not None:
+        raise TransformError(
+            "torch.jit.trace cannot record a batch norm that uses its batch's statistics; trace the model in eval(), "
+            "with running statistics, or use torch.export.export or torch.compile"
+        )
     wide = wide_dtype(x)
     count: int | Tensor
     divisor: int | Tensor
