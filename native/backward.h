@@ -50,6 +50,13 @@ static inline double values_of_channel(const bn_call &call) {
 template <class T> static const T *offset_by(const void *from, int64_t at) { return from ? (const T *)from + at : nullptr; }
 template <class T> static T *offset_by(void *from, int64_t at) { return from ? (T *)from + at : nullptr; }
 
+// Where exp and its kin cost more than to write dy and read it again, dy of a block of channels stays in the cache.
+template <class T>
+static int64_t kept_bytes(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels, int64_t channels) {
+  const int64_t bytes = Pieces::bytes<Compute<T>>(channels * call.outer * call.inner);
+  return kernels.input_runs_of_dy && steps.sums && steps.input && bytes <= level2_bytes() / 2 ? bytes : 0;
+}
+
 template <class T> static int backward_planes(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
@@ -57,9 +64,10 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
   const bool alone = split == Split::channels;
   const int64_t width = alone ? channels_of_block(call, sizeof(T), call.second ? 3 : 2) : call.channels;
   const int64_t each = Numbers<S>::bytes(width), for_sums = Pieces::bytes<Sums>(width);
-  Scratch scratch(asked * (each + for_sums));
+  const int64_t for_dy = alone ? kept_bytes(call, steps, kernels, width) : 0;
+  Scratch scratch(asked * (each + for_sums + for_dy));
   if (!scratch.memory()) return -1;
-  char *const partial = scratch.memory() + asked * each;
+  char *const partial = scratch.memory() + asked * each, *const dy = partial + asked * for_sums;
   const double count = values_of_channel(call);
   const S parameter = S(call.act_parameter);
 
@@ -73,11 +81,14 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
     auto sums_by = [&](int who) { return (Sums *)(partial + who * for_sums); };
     auto set_numbers = [&](int64_t c, int64_t at) { numbers.set(call, c, at, call.mean[c], call.invstd[c]); };
+    S *const keeps = for_dy ? (S *)(dy + thread * for_dy) : nullptr;
+    auto kept_of = [&](int64_t at) { return keeps ? keeps + at * call.outer * call.inner : nullptr; };
     auto sum = [&](int64_t c, int64_t at) {
       if (!steps.sums) return;
       const int64_t from = first_value(call, part, c);
       sums_by(thread)[at] = kernels.moments_runs((const T *)call.grad_output + from, (const T *)call.x + from,
-                                                 offset_by<T>(call.second, from), mask, runs, numbers, at, parameter);
+                                                 offset_by<T>(call.second, from), mask, runs, numbers, at, parameter,
+                                                 kept_of(at));
     };
     auto finish = [&](int64_t c, int64_t at) {
       Sums found = given_sums(call, c);
@@ -91,6 +102,9 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     auto input = [&](int64_t c, int64_t at) {
       if (!steps.input) return;
       const int64_t from = first_value(call, part, c);
+      if (keeps)
+        return kernels.input_runs_of_dy(kept_of(at), (const T *)call.x + from, mask, offset_by<T>(call.output, from),
+                                        offset_by<T>(call.grad_residual, from), runs, numbers, at);
       kernels.input_runs((const T *)call.grad_output + from, (const T *)call.x + from, offset_by<T>(call.second, from),
                          mask, offset_by<T>(call.output, from), offset_by<T>(call.grad_residual, from), runs, numbers,
                          at, parameter);

@@ -31,12 +31,12 @@ template <class Act, bool kSecond> constexpr bool kReadsSecond = kSecond && Act:
 // Without an activation the kernels do not hear of the residual, which may have a gradient all the same.
 template <class Act, bool kSecond> constexpr bool kHasResidual = kSecond || !Act::kNeedsInput;
 
-// Sums of dy and dy * xhat.
+// Sums of dy and dy * xhat. A costly activation's dy stays in `keeps`, unless that is null.
 template <class T, class Act, bool kSecond>
 static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, const T *x, const T *second,
                                                         const uint8_t *mask, const Runs &runs,
                                                         const Numbers<Compute<T>> &numbers, int64_t channel,
-                                                        Compute<T> parameter) {
+                                                        Compute<T> parameter, Compute<T> *keeps) {
   using S = Compute<T>;
   using V = Vector<S>;
   const V high = splat(numbers.high[channel]), scale = splat(numbers.scale[channel]);
@@ -58,6 +58,7 @@ static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, co
         dy = select(keep, dy, V{});
         xhat = select(keep, xhat, V{});
       }
+      if (!Act::kCheap && keeps) keep(keeps + mask_at, dy, lanes);
       a += dy;
       b = fma(dy, xhat, b);
     };
@@ -105,6 +106,32 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
   mask ? work(Count<1>{}) : work(Count<0>{});
 }
 
+// As grad_input_runs, from dy.
+template <class T>
+static __attribute__((noinline)) void grad_input_runs_of_dy(const Compute<T> *keeps, const T *x, const uint8_t *mask,
+                                                            T *grad_x, T *grad_residual, const Runs &runs,
+                                                            const Numbers<Compute<T>> &numbers, int64_t channel) {
+  using S = Compute<T>;
+  using V = Vector<S>;
+  const V high = splat(numbers.high[channel]), invstd = splat(numbers.invstd[channel]);
+  const V offset = splat(numbers.offset[channel]), slope = splat(numbers.slope[channel]);
+  const V base = splat(numbers.base[channel]), scale = splat(numbers.scale[channel]);
+  const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
+  for (int64_t run = runs.count; run-- > 0;)
+    for_pairs<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      const int64_t at = run * runs.stride + i, mask_at = run * runs.mask_stride + i;
+      V dx[2], dy[2];
+      for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
+        dy[k] = kept(keeps + mask_at, part);
+        V xhat = through_statistics ? fma(load(x + at, part, high) - high, invstd, offset) : V{};
+        dx[k] = fma(fma(xhat, slope, dy[k]), scale, base);
+        if (mask) dx[k] = select(valid<S>(mask + mask_at, part), dx[k], V{});
+      });
+      if (grad_residual) store_parts(grad_residual + at, dy, lanes, past);
+      if (grad_x) store_parts(grad_x + at, dx, lanes, past);
+    });
+}
+
 // As grad_input_runs, over rows `stride` apart and `width` channels of each.
 template <class T, class Act, bool kSecond>
 static __attribute__((noinline)) void grad_input_rows(const T *grad_output, const T *x, const T *second,
@@ -141,9 +168,11 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
 
 template <class T> struct GradientKernels {
   using S = Compute<T>;
-  Sums (*moments_runs)(const T *, const T *, const T *, const uint8_t *, const Runs &, const Numbers<S> &, int64_t, S);
+  Sums (*moments_runs)(const T *, const T *, const T *, const uint8_t *, const Runs &, const Numbers<S> &, int64_t, S,
+                       S *);
   void (*input_runs)(const T *, const T *, const T *, const uint8_t *, T *, T *, const Runs &, const Numbers<S> &,
                      int64_t, S);
+  void (*input_runs_of_dy)(const S *, const T *, const uint8_t *, T *, T *, const Runs &, const Numbers<S> &, int64_t);
   void (*moments_rows)(const T *, const T *, const T *, const uint8_t *, int64_t, int64_t, int64_t, const Numbers<S> &,
                        int64_t, S, double *, double *);
   void (*input_rows)(const T *, const T *, const T *, const uint8_t *, T *, T *, int64_t, int64_t, int64_t,

@@ -16,7 +16,8 @@ template <class T, class Act> static NormalizeKernels<T> normalize_kernels(bool 
 }
 
 template <class T, class Act, bool kSecond> static GradientKernels<T> gradient_kernels() {
-  return {grad_moments_runs<T, Act, kSecond>, grad_input_runs<T, Act, kSecond>, grad_moments_rows<T, Act, kSecond>,
+  return {grad_moments_runs<T, Act, kSecond>, grad_input_runs<T, Act, kSecond>,
+          Act::kCheap ? nullptr : grad_input_runs_of_dy<T>, grad_moments_rows<T, Act, kSecond>,
           grad_input_rows<T, Act, kSecond>};
 }
 

@@ -53,6 +53,27 @@ BN_INLINE void store_parts(bfloat16 *to, const vfloat (&v)[2], Pair, bool past) 
   __builtin_memcpy(to, &both, sizeof both);
 }
 
+// Numbers that a loop keeps for a later one over the same vectors, in the type they were computed in: of a pair first all
+// the even ones.
+template <class S, class Lanes> BN_INLINE void keep(S *to, Vector<S> v, Lanes) {
+  store(to + (kSecondOfPair<Lanes> ? kLanes<S> : 0), v);
+}
+template <class S> BN_INLINE void keep(S *to, Vector<S> v, Tail tail) { store(to, v, tail.lanes); }
+template <class S, class Lanes> BN_INLINE Vector<S> kept(const S *from, Lanes) {
+  return load(from + (kSecondOfPair<Lanes> ? kLanes<S> : 0));
+}
+template <class S> BN_INLINE Vector<S> kept(const S *from, Tail tail) { return load(from, tail.lanes, Vector<S>{}); }
+
+// for_vectors, in pairs where the type has them: the vectors of sum_runs.
+template <class T, class Body> BN_INLINE void for_pairs(int64_t n, Body body) {
+  using S = Compute<T>;
+  constexpr int64_t W = 2 * kLanes<S>;
+  int64_t i = 0;
+  if constexpr (kPaired<T>)
+    for (; i + W <= n; i += W) body(i, Pair{});
+  for_vectors<S>(n - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) { body(i + j, lanes); });
+}
+
 // for_vectors_twice, in pairs where the type has them.
 template <class T, class Body> BN_INLINE void for_pairs_twice(int64_t n, Body body) {
   using S = Compute<T>;

@@ -1,0 +1,53 @@
+"""Backward of costly activations keeps dy between its passes: every value comes back in its place."""
+
+import pytest
+import torch
+
+from batchnorm.activations import resolve
+from batchnorm.ops import Affine, native, reference
+
+LENGTHS = [
+    *range(2, 70),
+    95,
+    130,
+    1100,
+]  # of a run: pairs, whole vectors and tails, and more than one block of a sum
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("act", ["silu", "elu"])
+def test_kept_is_what_would_be_computed_again(library, dtype, masked, act) -> None:
+    for length in LENGTHS:
+        generator = torch.Generator().manual_seed(length)
+        x, grad, residual = (torch.randn(3, 5, length, generator=generator).to(dtype) for _ in range(3))
+        mask = torch.arange(3 * length).view(3, 1, length) % 3 != 1 if masked else None
+        weight, bias = torch.linspace(0.5, 2, 5).double(), torch.linspace(-1, 1, 5).double()
+        affine = Affine(weight, bias, residual, resolve(act), mask)
+        found = native.moments(x, mask, 1)
+        invstd = torch.rsqrt(found.var + 1e-5)
+        count = torch.full_like(invstd, 3 * length if mask is None else mask.sum())
+        rows = torch.stack([found.mean, invstd, found.var, count])
+        # A pass alone has nothing to keep.
+        sums = native.grad_moments(grad, x, found.mean, invstd, affine, 1)
+        means = (sums[0] / count, sums[1] / count)
+        again, again_residual = native.grad_input(grad, x, found.mean, invstd, affine, 1, means)
+        grad_x, _, grad_bias, grad_residual = native.backward(
+            grad, x, rows, affine, 1, [True] * 4, torch.float64
+        )
+        assert torch.equal(grad_residual, again_residual)
+        assert torch.equal(grad_bias, sums[0])
+        # The sums of a pass alone go through a quotient more.
+        torch.testing.assert_close(grad_x, again, rtol=torch.finfo(dtype).eps * 2, atol=1e-6)
+
+
+def test_a_channel_too_large_to_keep(library) -> None:
+    x = torch.randn(2, 2, 2**19 + 5, generator=torch.Generator().manual_seed(0))
+    affine = Affine(act=resolve("silu"))
+    mean, invstd = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    rows = torch.stack([mean, invstd, invstd, torch.full_like(mean, x[:, 0].numel())])
+    grad_x, *_ = native.backward(x, x, rows, affine, 1, [True, False, False, False], None)
+    sums = reference.grad_moments(x.double(), x.double(), mean, invstd, affine, 1)
+    means = (sums[0] / rows[3], sums[1] / rows[3])
+    expected, _ = reference.grad_input(x.double(), x.double(), mean, invstd, affine, 1, means)
+    torch.testing.assert_close(grad_x, expected.float(), rtol=2e-6, atol=2e-6)
