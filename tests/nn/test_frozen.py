@@ -85,6 +85,15 @@ def test_a_checkpoint_without_a_counter_loads(version) -> None:
     assert layer.num_batches_tracked == 0
 
 
+def test_a_checkpoint_without_a_counter_leaves_nothing_on_the_meta_device() -> None:
+    state = trained(nn.BatchNorm2d).state_dict()
+    del state["num_batches_tracked"]
+    layer = bn.FrozenBatchNorm2d(3, device="meta")
+    layer.load_state_dict(state, assign=True)
+    assert layer.to("cpu").num_batches_tracked == 0
+    assert torch.equal(layer.running_var, state["running_var"])
+
+
 def test_assigned_parameters_become_buffers() -> None:
     source = trained(bn.BatchNorm2d)
     layer = bn.FrozenBatchNorm2d(3)

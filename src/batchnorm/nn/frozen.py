@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -49,8 +50,10 @@ class _FrozenBatchNorm(TrackedNorm):
         self._buffers = {**held, **{name: self._buffers[name] for name in self._buffers if name not in held}}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # torchvision's and detectron2's frozen layers count no batches.
-        state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+        # torchvision's and detectron2's frozen layers count no batches; assign=True must not leave a count on meta.
+        counter = self.num_batches_tracked
+        assert counter is not None
+        state_dict.setdefault(f"{prefix}num_batches_tracked", torch.tensor(0) if counter.is_meta else counter)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._hold_as_buffers()  # assign=True takes over a checkpoint's parameters as parameters
 

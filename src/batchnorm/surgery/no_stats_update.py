@@ -22,8 +22,8 @@ def no_stats_update(model: nn.Module) -> Iterator[None]:
     sharpness-aware minimization, a teacher in training mode, a probe of the loss.
 
     Batch norms are torch's, this package's, and classes made from them. What a scripted or exported graph does is out
-    of reach. The switch is `track_running_stats` of each layer, so that it holds in every thread that uses the model;
-    blocks may be nested.
+    of reach. The switch is `track_running_stats` of each layer, so that it holds in every thread that uses the model,
+    and a copy made inside keeps it for good; blocks may be nested.
 
     Args:
         model: holds the layers, or is one.
