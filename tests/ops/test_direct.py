@@ -207,6 +207,7 @@ class Marked(Tensor):
 
 GENERAL = {
     "float64 and parameters in float32": (randn(7, 5).double(), None, {}),
+    "float32 and parameters in float64": (randn(7, 5), torch.nn.Module.double, {}),
     "parameters of two types": (randn(7, 5).bfloat16(), narrow_bias, {}),
     "part of channels_last": (randn(2, 6, 3, 4).contiguous(memory_format=torch.channels_last)[:, :5], None, {}),
     "negated": (randn(7, 5)._neg_view(), None, {}),
@@ -237,6 +238,8 @@ GENERAL = {
     "strided weight": (randn(7, 5), strided_weight, {}),
     "parameters (1, C)": (randn(7, 5), wide_parameters, {}),
     "one channel more in the mean": (randn(7, 5), changed(running_mean=randn(6)), {}),
+    "one channel more in the variance": (randn(7, 5), changed(running_var=torch.ones(6)), {}),
+    "strided variance": (randn(7, 5), changed(running_var=randn(10).square()[::2]), {}),
     "one value a channel": (randn(1, 5), None, {}),
     "eps 0": (randn(7, 5), changed(eps=0.0), {}),
     "eps NaN": (randn(7, 5), changed(eps=float("nan")), {}),

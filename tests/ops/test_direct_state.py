@@ -240,3 +240,10 @@ def test_channels_that_are_not_there_are_refused(training, channel_dim) -> None:
 def test_a_layer_of_cumulative_averages_is_evaluated_on_the_short_path() -> None:
     given = (torch.randn(7, 5), None, None, None, None, torch.zeros(5), torch.ones(5))
     assert direct.evaluate(*given, momentum=None, eps=1e-5, channel_dim=1) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_bias_without_a_weight_is_read_in_its_own_type(dtype) -> None:
+    x, bias = torch.randn(7, 5).to(dtype), torch.arange(5.0).to(dtype)
+    found = bn.functional.batch_norm(x, torch.zeros(5), torch.ones(5), None, bias, eps=0.0)
+    assert torch.equal(found, x + bias)
