@@ -159,6 +159,17 @@ def test_it_starts_as_the_authors_code_does() -> None:
     assert bn.BatchNormLSTM(3, 4, 2, dtype=torch.bfloat16).weight_hh.dtype == torch.bfloat16
 
 
+def test_it_starts_orthogonal_to_the_digits_of_its_type_whatever_the_default_is() -> None:
+    weight = bn.BatchNormLSTM(3, 4, 5, dtype=torch.float64).weight_ih
+    torch.testing.assert_close(weight.T @ weight, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-14)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert bn.BatchNormLSTM(3, 4, 5).weight_hh.dtype == torch.bfloat16
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_statistics_are_of_the_steps_that_more_than_one_sequence_reaches() -> None:
     layer = bn.BatchNormLSTM(3, 4, 6, batch_first=True)
     output, _ = layer(randn(3, 5, 3), lengths=torch.tensor([4, 2, 2]))

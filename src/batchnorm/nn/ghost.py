@@ -50,21 +50,7 @@ class _GhostBatchNorm(TrackedNorm):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, virtual_batch_size={self.virtual_batch_size}"
 
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        residual: Tensor | PackedSequence | None = None,
-        *,
-        act: ActivationLike = None,
-        mask: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> Any:
-        """Return act(BN(input) + residual); see `BatchNorm1d`. The samples of a PackedSequence are its sequences."""
-        if isinstance(input, PackedSequence) and self._takes_rows and self._uses_groups(input.batch_sizes[0]):
-            return self._forward_padded(input, residual, act, mask, lengths)
-        return super().forward(input, residual, act=act, mask=mask, lengths=lengths)
-
-    def _forward_padded(
+    def _forward_packed(
         self,
         input: PackedSequence,
         residual: Tensor | PackedSequence | None,
@@ -72,14 +58,14 @@ class _GhostBatchNorm(TrackedNorm):
         mask: Tensor | None,
         lengths: Tensor | Sequence[int] | None,
     ) -> PackedSequence:
-        if mask is not None or lengths is not None:
-            raise ArgumentError("a PackedSequence holds valid values only; mask and lengths must be None")
+        valid = self._takes_rows and mask is None and lengths is None
+        if not valid or not self._uses_groups(input.batch_sizes[0]):
+            return super()._forward_packed(input, residual, act, mask, lengths)
         padded, steps = pad_packed_sequence(input, batch_first=True)
         kept = None
         if residual is not None:
-            kept = pad_packed_sequence(packed_as(input, packed_alike(input, residual)), batch_first=True)[
-                0
-            ].mT
+            kept, _ = pad_packed_sequence(packed_as(input, packed_alike(input, residual)), batch_first=True)
+            kept = kept.mT
         output = self._normalize(padded.mT, kept, act, mask_of_lengths(padded, steps, -1)).mT
         if input.sorted_indices is not None:
             output = output.index_select(0, input.sorted_indices)

@@ -14,6 +14,7 @@ from batchnorm.arguments import mask_of_lengths
 from batchnorm.errors import ArgumentError, DimensionError, ShapeError
 from batchnorm.nn.bank import whole_number
 from batchnorm.nn.recurrent import RecurrentBatchNorm1d
+from batchnorm.ops.reference import compute_dtype
 
 __all__ = ["BatchNormLSTM"]
 
@@ -92,10 +93,11 @@ class BatchNormLSTM(nn.Module):
         for norm in (self.norm_ih, self.norm_hh, self.norm_c):
             norm.reset_parameters()
         with torch.no_grad():
-            # In float32, since the decomposition knows no narrower type.
-            self.weight_ih.copy_(nn.init.orthogonal_(torch.empty(4 * size, self.input_size, device=device)))
-            i, f, o = nn.init.orthogonal_(torch.empty(3 * size, size, device=device)).split(size)
-            self.weight_hh.copy_(torch.cat([i, f, torch.eye(size, device=device), o]))
+            # The decomposition knows no type narrower than float32.
+            made: dict[str, Any] = {"device": device, "dtype": compute_dtype(self.weight_hh)}
+            self.weight_ih.copy_(nn.init.orthogonal_(torch.empty(4 * size, self.input_size, **made)))
+            i, f, o = nn.init.orthogonal_(torch.empty(3 * size, size, **made)).split(size)
+            self.weight_hh.copy_(torch.cat([i, f, torch.eye(size, **made), o]))
             self.norm_ih.bias[size : 2 * size] = 1
 
     def forward(

@@ -72,8 +72,9 @@ def check_unpacked(
     x, weight, bias, second, mask = tensors
     shape, dtype, device = grad_output.shape, grad_output.dtype, grad_output.device
     row = (shape[channel_dim],)
-    positions = (*shape[:channel_dim], 1, *shape[channel_dim + 1 :])
-    # The reference takes a residual of another dtype.
+    # The reference takes a mask of each channel, as virtual batches have it, and a residual of another dtype.
+    of_each = not by_kernels and mask is not None and mask.shape == shape
+    positions = shape if of_each else (*shape[:channel_dim], 1, *shape[channel_dim + 1 :])
     second_dtype = dtype if by_kernels or second is None else second.dtype
     for name, tensor, wanted_shape, wanted_dtype in (
         ("input", x, shape, dtype),
