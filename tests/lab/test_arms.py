@@ -9,7 +9,7 @@ from batchnorm.report.phrases import meanings
 
 
 def test_order_is_that_of_the_style():
-    later = ["ghost", "renorm", "frozen", "sync", "recurrent"]
+    later = ["ghost", "renorm", "frozen", "domain", "sync", "recurrent"]
     assert list(KNOWN) == ["none", "batch", "layer", "group", "instance", "local", *later]
 
 
@@ -31,6 +31,8 @@ def test_order_is_that_of_the_style():
         ("ghost", 4, bn.GhostBatchNorm2d),
         ("renorm", 4, bn.BatchRenorm2d),
         ("frozen", 4, bn.FrozenBatchNorm2d),
+        ("domain", 2, bn.DomainBatchNorm1d),
+        ("domain", 4, bn.DomainBatchNorm2d),
         ("sync", 2, bn.SyncBatchNorm),
         ("sync", 4, bn.SyncBatchNorm),
     ],
@@ -68,7 +70,9 @@ def test_instance_has_weight_and_bias_and_no_statistics():
     assert sorted(layer.state_dict()) == ["bias", "weight"]
 
 
-@pytest.mark.parametrize("arm", ["batch", "layer", "group", "instance", "local", "ghost", "renorm", "sync"])
+@pytest.mark.parametrize(
+    "arm", ["batch", "layer", "group", "instance", "local", "ghost", "renorm", "domain", "sync"]
+)
 def test_no_draws_and_plain_at_the_start(arm):
     state = torch.get_rng_state()
     layer = norm_layer(arm, 12, 4)
@@ -83,8 +87,8 @@ def test_no_draws_and_plain_at_the_start(arm):
             "bacth",
             8,
             4,
-            "unknown arm 'bacth'; known: none, batch, layer, group, instance, local, ghost, renorm, frozen, sync, "
-            "recurrent",
+            "unknown arm 'bacth'; known: none, batch, layer, group, instance, local, ghost, renorm, frozen, domain, "
+            "sync, recurrent",
         ),
         ("instance", 8, 2, "'instance' has no meaning on (N, 8)"),
         ("local", 8, 2, "'local' (LocalResponseNorm) is for images (N, C, H, W); got (N, C)"),
@@ -106,3 +110,5 @@ def test_the_arms_are_other_than_batch_norm_where_the_page_says_so() -> None:
         f"warm-up of {renorm.warmup} steps to a factor of {renorm.r_max:g} and a shift of {renorm.d_max:g}"
         in said
     )
+    assert norm_layer("domain", 4, 4).num_domains == 1
+    assert "for data of several sources; the data here are one domain, where it is batch norm" in said

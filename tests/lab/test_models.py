@@ -12,7 +12,7 @@ from batchnorm.lab.models import KNOWN, brings_its_own_norms, build
 
 IMAGE_ARMS = tuple(arm for arm in arms.KNOWN if arm != "recurrent")
 ROW_ARMS = ("none", "batch", "layer", "group")
-BATCH_ARMS = ("ghost", "renorm", "frozen", "sync")
+BATCH_ARMS = ("ghost", "renorm", "frozen", "domain", "sync")
 PLACED = tuple(model for model in KNOWN if model != "lstm")
 
 

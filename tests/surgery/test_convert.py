@@ -93,8 +93,8 @@ def test_round_trip(net, x, training):
 def test_convert_leaves_the_given_model_alone(net, x, to):
     before, text = copy.deepcopy(net), repr(net)
     state = torch.get_rng_state()
-    options = {"num_groups": 4} if to == "group" else {}
-    if to in ("frozen", "renorm"):  # need running statistics
+    options = {"group": {"num_groups": 4}, "domain": {"num_domains": 1}}.get(to, {})
+    if to in ("frozen", "renorm", "domain"):  # need running statistics
         net.again[1], before.again[1] = nn.Identity(), nn.Identity()
         text = repr(net)
     if to in ("instance", "local"):
@@ -227,7 +227,8 @@ def test_narrow_types(dtype):
 def test_meta_device_allocates_nothing():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, device="meta"), nn.BatchNorm2d(8, device="meta"))
     for to in TARGETS:
-        assert all(t.is_meta for t in convert(net, to).state_dict().values())
+        options = {"num_domains": 2} if to == "domain" else {}
+        assert all(t.is_meta for t in convert(net, to, **options).state_dict().values())
 
 
 def test_buffers_that_were_taken_away():
@@ -344,10 +345,11 @@ def test_the_example_leaves_no_trace(x):
         (
             "sink",
             {},
-            "unknown target 'sink'; known: batchnorm, torch, ghost, renorm, frozen, sync, none, layer, group, "
-            "instance, local",
+            "unknown target 'sink'; known: batchnorm, torch, ghost, renorm, frozen, domain, sync, none, layer, "
+            "group, instance, local",
         ),
-        ("domain", {}, "unknown target 'domain'"),
+        ("domain", {}, "to='domain' needs num_domains"),
+        ("domain", {"num_domains": 0}, "layer '0': num_domains must be at least 1, got 0"),
         ("ghost", {"virtual_batch_size": 0}, "layer '0': virtual_batch_size must be a positive number"),
         ("ghost", {"size": 4}, "to='ghost' has no option 'size'; its options: virtual_batch_size"),
         ("frozen", {"virtual_batch_size": 4}, "to='frozen' has no option 'virtual_batch_size'"),

@@ -22,7 +22,7 @@ __all__ = ["command"]
     default="none,batch",
     show_default=True,
     metavar="LIST",
-    help="none, batch, layer, group, instance, local, ghost, renorm, frozen, sync, recurrent.",
+    help="none, batch, layer, group, instance, local, ghost, renorm, frozen, domain, sync, recurrent.",
 )
 @click.option(
     "--placement",

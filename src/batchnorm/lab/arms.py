@@ -22,6 +22,7 @@ CONVERSIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "batch": ("batchnorm", {}),
     "ghost": ("ghost", {"virtual_batch_size": _VIRTUAL_BATCH_SIZE}),
     "renorm": ("renorm", {"warmup": _WARMUP}),
+    "domain": ("domain", {"num_domains": 1}),
 }
 _BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
@@ -52,6 +53,7 @@ ARMS: dict[str, Callable[[int, int], nn.Module]] = {
     "ghost": _converted("ghost"),
     "renorm": _converted("renorm"),
     "frozen": _converted("frozen"),
+    "domain": _converted("domain"),
     "sync": lambda channels, _: SyncBatchNorm(channels),
 }
 KNOWN: tuple[str, ...] = (*ARMS, "recurrent")
@@ -71,7 +73,7 @@ def norm_layer(arm: str, channels: int, ndim: int, steps: int | None = None) -> 
         LayerNorm(C), for "layer"; GroupNorm with gcd(32, C) groups for "group"; InstanceNorm with weight and bias
         for "instance"; LocalResponseNorm over 5 channels for "local"; GhostBatchNorm with virtual batches of 8 for
         "ghost"; BatchRenorm with a warmup of 40 steps for "renorm"; FrozenBatchNorm for "frozen", whose statistics
-        `build_network` measures; SyncBatchNorm for "sync"; RecurrentBatchNorm1d for
+        `build_network` measures; DomainBatchNorm for one domain for "domain"; SyncBatchNorm for "sync"; RecurrentBatchNorm1d for
         "recurrent". Weights start at 1, that of the last at 0.1, biases at 0.
 
     Raises:

@@ -56,12 +56,17 @@ class _DomainBatchNorm(StatisticsBank):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
+        track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
         *,
         bias: bool = True,
     ) -> None:
         whole_number("num_domains", num_domains, least=1)
+        if not track_running_stats:
+            raise ArgumentError(
+                f"{type(self).__name__} keeps running statistics of each domain: track_running_stats must be True"
+            )
         super().__init__(num_domains, num_features, eps, momentum, affine, device, dtype, bias)
         self.num_domains = num_domains
 
@@ -138,6 +143,7 @@ class DomainBatchNorm1d(_DomainBatchNorm):
         momentum: weight of the new batch in its domain's statistics; None for the cumulative average of the domain's
             batches, as adapting a trained model wants it. Default 0.1.
         affine: learn weight and bias (C,). Default True.
+        track_running_stats: must be True.
         device: of parameters and buffers.
         dtype: of weight and bias; running statistics are float32 or wider whatever it is.
         bias: keyword; False leaves the bias out. Default True.
@@ -146,7 +152,8 @@ class DomainBatchNorm1d(_DomainBatchNorm):
         layer(input, residual=None, *, domain=None, act=None, mask=None, lengths=None) as of `BatchNorm1d`.
 
     Raises:
-        ArgumentError: (ValueError) num_domains is not positive; the domain does not exist, or none was chosen.
+        ArgumentError: (ValueError) num_domains is not positive; track_running_stats is False; the domain does not
+            exist, or none was chosen.
         ArgumentTypeError: (TypeError) one of them is no int.
         As `BatchNorm1d` otherwise.
 

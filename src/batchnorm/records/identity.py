@@ -30,6 +30,7 @@ IDENTITIES = {
     "ghost": Identity("#D55E00", "#F27A1D", "8px,3px", "triangle-down"),
     "renorm": Identity("#7A5195", "#B083CF", "14px,4px,3px,4px", "star"),
     "frozen": Identity("#8C564B", "#BC8578", "3px,6px", "hexagon"),
+    "domain": Identity("#999933", "#C4C45A", "12px,3px,2px,3px", "star-square"),
     "sync": Identity("#117733", "#4DBB70", "20px,4px", "triangle-left"),
     "recurrent": Identity("#882255", "#D0709C", "2px,4px,8px,4px", "triangle-right"),
 }

@@ -19,6 +19,7 @@ _NAMES = {
     "ghost": "ghost batch norm",
     "renorm": "batch renorm",
     "frozen": "frozen batch norm",
+    "domain": "domain batch norm",
     "sync": "synchronised batch norm",
     "recurrent": "recurrent batch norm",
 }
@@ -30,6 +31,8 @@ _MEANINGS = {
     "of 40 steps to a factor of 3 and a shift of 5 standard deviations",
     "frozen": "batch norm by the statistics of the untrained network, measured once on training samples; its scale and "
     "shift are not trained either",
+    "domain": "batch norm with running statistics of each domain, for data of several sources; the data here are one "
+    "domain, where it is batch norm",
     "sync": "batch norm by the statistics of all processes; a run here is one process, where it is batch norm",
     "recurrent": "batch norm with running statistics of each time step, where batch norm has one set for all steps",
 }

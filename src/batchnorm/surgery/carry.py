@@ -65,12 +65,21 @@ FIELDS: tuple[Field, ...] = (
     Field("_load_state_dict_post_hooks", "hooks"),
 )
 _NAMES = {field.name for field in FIELDS}
-# The dictionaries behind the fields, what a lazy layer holds to undo its own hooks, and what belongs to a running step
-# of batch renormalization: these stay.
+_STATISTICS = ("running_mean", "running_var", "running_std")
+# The dictionaries behind the fields, what a lazy layer holds to undo its own hooks, what belongs to a running step of
+# batch renormalization, and what only layers of one family know of themselves: these stay.
 _STAYING = {"_parameters", "_buffers", "_modules", "_load_hook", "_initialize_hook", "_first_passes"}
+_STAYING |= {"num_domains", "_untrained"}
 
 
-def carry(source: nn.Module, target: nn.Module, *, between_batch_norms: bool, narrow: bool = False) -> None:
+def carry(
+    source: nn.Module,
+    target: nn.Module,
+    *,
+    between_batch_norms: bool,
+    narrow: bool = False,
+    domain: int | None = None,
+) -> None:
     """Move the state of a batch norm to the layer that takes its place.
 
     Args:
@@ -79,6 +88,8 @@ def carry(source: nn.Module, target: nn.Module, *, between_batch_norms: bool, na
         between_batch_norms: whether the target is a batch norm too, and takes the running statistics.
         narrow: whether the target needs running statistics of its weight's type, as torch's operator does; without it
             they are widened to float32 at least.
+        domain: of a source with several, the one whose statistics go along; None for all of them, where the target has
+            as many, or the only one.
     """
     own_hooks = _drop_lazy_hooks(source), _drop_lazy_hooks(target)
     for field in FIELDS:
@@ -88,6 +99,7 @@ def carry(source: nn.Module, target: nn.Module, *, between_batch_norms: bool, na
         _add_lazy_hooks(target)
     if between_batch_norms:
         _translate_spread(source, target)
+        _fit_domains(source, target, domain)
         _cast_statistics(target, narrow=narrow)
     # What users hang on a layer (a name, a group of a sharding library) belongs to its place in the model.
     for name, value in vars(source).items():
@@ -138,17 +150,19 @@ def _move(field: Field, source: nn.Module, target: nn.Module) -> None:
 
 
 def _hand_over_parameter(name: str, source: nn.Module, target: nn.Module) -> None:
-    """A frozen batch norm has buffers instead: the memory is the same, and what leaves it can be trained."""
+    """A frozen batch norm has buffers instead: the memory is the same, and what leaves it trains if it did before."""
     held = source._parameters if name in source._parameters else source._buffers
     if name not in held:
         return
     given: Any = held[name]
     if name in target._parameters:
-        target._parameters[name] = (
-            given if given is None or isinstance(given, nn.Parameter) else nn.Parameter(given)
-        )
+        if given is not None and not isinstance(given, nn.Parameter):
+            given = nn.Parameter(given, requires_grad=name not in vars(source).get("_untrained", ()))
+        target._parameters[name] = given
     elif name in target._buffers:
         target._buffers[name] = None if given is None else given.detach()
+        if isinstance(given, nn.Parameter) and not given.requires_grad:
+            vars(target)["_untrained"] = vars(target).get("_untrained", frozenset()) | {name}
 
 
 def _hand_over(name: str, source: Mapping[str, Any], target: dict[str, Any]) -> None:
@@ -166,9 +180,23 @@ def _translate_spread(source: nn.Module, target: nn.Module) -> None:
         target._buffers["running_var"] = (std.to(wide_dtype(std)).square() - eps).clamp(min=0).to(_wide(std))
 
 
+def _fit_domains(source: Any, target: Any, domain: int | None) -> None:
+    """One set of statistics becomes that of each domain, and of several sets one is taken."""
+    held, wanted = (vars(layer).get("num_domains") for layer in (source, target))
+    if held == wanted and (held is None or domain is None):
+        return
+    for name in (*_STATISTICS, "num_batches_tracked"):
+        buffer = target._buffers.get(name)
+        if buffer is None:
+            continue
+        row = buffer if held is None else buffer[domain or 0]
+        # A view would keep every other domain's memory alive, and in checkpoints too.
+        target._buffers[name] = row.clone() if wanted is None else row.expand(wanted, *row.shape).clone()
+
+
 def _cast_statistics(layer: nn.Module, *, narrow: bool) -> None:
     weight = layer._parameters.get("weight")
-    for name in ("running_mean", "running_var", "running_std"):
+    for name in _STATISTICS:
         buffer = layer._buffers.get(name)
         if buffer is None or is_lazy(buffer):
             continue

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 import batchnorm.nn as ours
-from batchnorm.errors import ArgumentError, ConversionError, ConversionWarning
+from batchnorm.errors import ArgumentError, ArgumentTypeError, ConversionError, ConversionWarning
+from batchnorm.nn.bank import whole_number
 from batchnorm.surgery.carry import carry, give_back, peculiarities
 from batchnorm.surgery.kinds import KINDS, replacement
 from batchnorm.surgery.layers import is_batch_norm
@@ -29,10 +30,11 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
     """Return a copy of the model with its batch norms exchanged.
 
     Between "batchnorm" (this package's layers), "torch" (torch.nn's) and "sync" (SyncBatchNorm) the whole state goes
-    along: the same state_dict, and in one process the same outputs up to rounding. "ghost", "renorm" and "frozen" take
-    the whole state too, and compute the same in evaluation; back from "frozen", weight and bias are parameters that
-    are trained. The other layers take over weight, bias and eps, and every hook and flag, but not the running
-    statistics.
+    along: the same state_dict, and in one process the same outputs up to rounding. "ghost", "renorm", "frozen" and
+    "domain" take the whole state too, and compute the same in evaluation; back from "frozen", weight and bias are
+    parameters again, trained unless their requires_grad was False. Each domain starts with the layer's statistics and
+    counter; on the way back there is one domain, or the option `domain` picks whose statistics go along. The other
+    layers take over weight, bias and eps, and every hook and flag, but not the running statistics.
 
     Exchanged are the registered layers, wherever modules, lists, tuples, dict values, namespaces and the like hold
     them. What a closure or a global holds cannot be seen: with an example the model is run afterwards and refused if
@@ -43,23 +45,24 @@ def convert(model: nn.Module, to: str = "batchnorm", *, example: Any = None, **o
         to: "batchnorm" (a synchronised layer becomes one only where an example tells the rank of its input); "torch"
             (running statistics take the weight's type, which torch's operator needs); "sync"; "ghost" (virtual
             batches); "renorm" (batch renormalization; its schedule goes on at the counter); "frozen" (running
-            statistics in training too; nothing is trained); "group" (gcd(32, C) groups); "layer" (GroupNorm(1, C),
-            LayerNorm where (N, C) or (N, *, C) is known); "instance"; "local" (LocalResponseNorm, images only);
-            "none" (Identity). Default "batchnorm".
+            statistics in training too; nothing is trained); "domain" (running statistics of each domain); "group"
+            (gcd(32, C) groups); "layer" (GroupNorm(1, C), LayerNorm where (N, C) or (N, *, C) is known); "instance";
+            "local" (LocalResponseNorm, images only); "none" (Identity). Default "batchnorm".
         example: a batch (tuple: positional arguments, dict: named ones), run without a trace to learn whether a
             layer sees (N, C), (N, C, L) or more, to give lazy layers their shapes, and to see that no old layer is
             still in use. Default None.
-        options: "sync": process_group; "ghost": virtual_batch_size; "renorm": r_max, d_max, warmup; "group":
-            num_groups; "local": size, alpha, beta, k.
+        options: "sync": process_group; "ghost": virtual_batch_size; "renorm": r_max, d_max, warmup; "domain":
+            num_domains, which has no default; "group": num_groups; "local": size, alpha, beta, k. Every batch norm
+            takes domain, from 0, needed where the model's layers are for several domains.
 
     Returns:
         The new model.
 
     Raises:
-        ConversionError: an unknown target or option; a target that has no meaning for a layer; a layer that has not
-            seen an input yet; an old layer still in use on the example, or an example on which the model raises; for
-            targets that change what is computed, a batch norm of a class of its own. "batchnorm", "torch" and "sync"
-            leave such a layer as it is, and warn.
+        ConversionError: an unknown target or option; a target that has no meaning for a layer; a layer of several
+            domains and no choice among them; a layer that has not seen an input yet; an old layer still in use on the
+            example, or an example on which the model raises; for targets that change what is computed, a batch norm of
+            a class of its own. "batchnorm", "torch" and "sync" leave such a layer as it is, and warn.
 
     Example:
         >>> from torch import nn
@@ -106,6 +109,7 @@ def _convert(
 ) -> nn.Module:
     if example is not None:
         materialise(model, example)
+    domain = options.pop("domain", None)
     layers = _exchangeable(model, to, renewed=to in DONE and bool(options))
     # A function that the model holds is not copied with it, and may run layers of the original.
     with restored(model if original is None else original):
@@ -113,9 +117,12 @@ def _convert(
     ndims = {layer: next(iter(dims)) for layer, dims in seen.items() if len(dims) == 1}
     layers = _of_known_rank(layers, ndims, to)
     new = {layer: _counterpart(layer, path, to, ndims.get(layer), options) for path, layer in layers.items()}
+    if to in DONE:
+        for path, layer in layers.items():
+            _check_domain(layer, new[layer], path, to, domain)
     for layer, target in new.items():
         chosen = {name: vars(target)[name] for name in options if name in OPTIONS.get(to, ())}
-        carry(layer, target, between_batch_norms=is_batch_norm(target), narrow=to == "torch")
+        carry(layer, target, between_batch_norms=is_batch_norm(target), narrow=to == "torch", domain=domain)
         vars(target).update(chosen)
     result = exchange(model, new)
     if example is None or not layers:
@@ -164,12 +171,14 @@ def _refuse_old(
 def _check_target(to: str, options: dict[str, Any]) -> None:
     if to not in TARGETS:
         raise ConversionError(f"to: unknown target {to!r}; known: {', '.join(TARGETS)}")
-    known = _OPTIONS.get(to, ())
+    known = (*_OPTIONS.get(to, ()), *(("domain",) if to in DONE else ()))
     for name in options:
         if name not in known:
             raise ConversionError(
                 f"to={to!r} has no option {name!r}; its options: {', '.join(known) or 'none'}"
             )
+    if to == "domain" and "num_domains" not in options:
+        raise ConversionError("to='domain' needs num_domains, how many domains each layer is for")
 
 
 def _exchangeable(model: nn.Module, to: str, renewed: bool) -> dict[str, nn.Module]:
@@ -236,7 +245,7 @@ def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict
                 device="meta",
                 **options,
             )
-        except ArgumentError as problem:
+        except (ArgumentError, ArgumentTypeError) as problem:
             raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
     try:
         return replacement(
@@ -249,6 +258,21 @@ def _counterpart(layer: Any, path: str, to: str, ndim: int | None, options: dict
             **options,
         )
     except ConversionError as problem:
+        raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
+
+
+def _check_domain(layer: nn.Module, target: nn.Module, path: str, to: str, domain: Any) -> None:
+    """Raise unless it is clear which domain's statistics a layer that has some passes on."""
+    held = vars(layer).get("num_domains")
+    if held is None:
+        return
+    if domain is None and held not in (1, vars(target).get("num_domains")):
+        raise ConversionError(
+            f"to={to!r}: {_at(path)} has statistics of {held} domains; choose whose go along, e.g. domain=0"
+        )
+    try:
+        whole_number("domain", 0 if domain is None else domain, below=held)
+    except (ArgumentError, ArgumentTypeError) as problem:
         raise ConversionError(f"to={to!r}, layer {_at(path)}: {problem}") from None
 
 

@@ -21,10 +21,13 @@ _FAMILIES: dict[str, Kinds] = {
     "ghost": (ours.GhostBatchNorm1d, ours.GhostBatchNorm2d, ours.GhostBatchNorm3d),
     "renorm": (ours.BatchRenorm1d, ours.BatchRenorm2d, ours.BatchRenorm3d),
     "frozen": (ours.FrozenBatchNorm1d, ours.FrozenBatchNorm2d, ours.FrozenBatchNorm3d),
+    "domain": (ours.DomainBatchNorm1d, ours.DomainBatchNorm2d, ours.DomainBatchNorm3d),
 }
+# Of the new layer; beside them each of these targets takes `domain`, which is of the old one.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "ghost": ("virtual_batch_size",),
     "renorm": ("r_max", "d_max", "warmup"),
+    "domain": ("num_domains",),
     "sync": ("process_group",),
 }
 
