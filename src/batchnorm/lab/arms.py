@@ -73,8 +73,8 @@ def norm_layer(arm: str, channels: int, ndim: int, steps: int | None = None) -> 
         LayerNorm(C), for "layer"; GroupNorm with gcd(32, C) groups for "group"; InstanceNorm with weight and bias
         for "instance"; LocalResponseNorm over 5 channels for "local"; GhostBatchNorm with virtual batches of 8 for
         "ghost"; BatchRenorm with a warmup of 40 steps for "renorm"; FrozenBatchNorm for "frozen", whose statistics
-        `build_network` measures; DomainBatchNorm for one domain for "domain"; SyncBatchNorm for "sync"; RecurrentBatchNorm1d for
-        "recurrent". Weights start at 1, that of the last at 0.1, biases at 0.
+        `build_network` measures; DomainBatchNorm for one domain for "domain"; SyncBatchNorm for "sync";
+        RecurrentBatchNorm1d for "recurrent". Weights start at 1, that of the last at 0.1, biases at 0.
 
     Raises:
         UsageError: the arm is unknown, or has no meaning on such an input.
