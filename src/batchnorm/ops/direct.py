@@ -159,8 +159,10 @@ def backward(
     ):
         return None
     grad_x = empty_like(x)
-    grad_weight = torch.empty_like(weight) if need_weight else None  # type: ignore[arg-type]
-    grad_bias = torch.empty_like(weight) if need_bias else None  # type: ignore[arg-type]
+    grad_weight = grad_bias = None
+    if weight is not None:  # without it no bias is asked for here
+        grad_weight = torch.empty_like(weight) if need_weight else None
+        grad_bias = torch.empty_like(weight) if need_bias else None
     grad_residual = grad_output if need_residual else None
     written = None
     if need_residual and act is not None:
