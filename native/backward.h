@@ -128,6 +128,14 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
   return 0;
 }
 
+// Over rows it stays in the gradient that is written at last, if that holds all its digits. From a gradient beyond the
+// caches it would take longer to read than to compute.
+template <class T>
+static T *kept_in_gradient(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels, bool past_caches) {
+  if (!kernels.input_rows_of_dy || !steps.sums || !steps.input || past_caches) return nullptr;
+  return (T *)(call.grad_residual ? call.grad_residual : call.output);
+}
+
 template <class T> static int backward_rows(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
@@ -141,6 +149,7 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
   numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
   const double count = values_of_channel(call);
   const S parameter = S(call.act_parameter);
+  T *const keeps = kept_in_gradient<T>(call, steps, kernels, numbers.past_caches);
 
   on_team(asked, [&](int thread, int threads) {
     const RowsPart rows = rows_part(call, plan, thread, threads);
@@ -157,7 +166,7 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
         const int64_t from = row * plan.width + begin;
         kernels.moments_rows((const T *)call.grad_output + from, (const T *)call.x + from,
                              offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row), many,
-                             plan.width, width, numbers, begin, parameter, dy, dy_xhat);
+                             plan.width, width, numbers, begin, parameter, offset_by<T>(keeps, from), dy, dy_xhat);
       });
     };
     auto finish = [&](int64_t begin, int64_t end, int first, int last) {
@@ -178,10 +187,10 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
     auto input = [&](int64_t begin, int64_t end) {
       for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t many, int64_t width) {
         const int64_t from = row * plan.width + begin;
-        kernels.input_rows((const T *)call.grad_output + from, (const T *)call.x + from,
-                           offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row),
-                           offset_by<T>(call.output, from), offset_by<T>(call.grad_residual, from), many, plan.width,
-                           width, numbers, begin, parameter);
+        const auto kernel = keeps ? kernels.input_rows_of_dy : kernels.input_rows;
+        kernel(keeps ? keeps + from : (const T *)call.grad_output + from, (const T *)call.x + from,
+               offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row), offset_by<T>(call.output, from),
+               offset_by<T>(call.grad_residual, from), many, plan.width, width, numbers, begin, parameter);
       });
     };
     if (plan.by_columns) {

@@ -104,11 +104,15 @@ struct RowsPlan {
   int64_t rows, leftover;  // whole folded rows, and channels * rows that do not fill one
 };
 
+constexpr int64_t kBytesInOneCorner = 2048;
+
 static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, int threads) {
   RowsPlan plan = {false, call.channels, 1, call.channels, call.outer, 0};
   const int64_t narrowest = 2 * lanes, column_bytes = most(1, call.outer * value_bytes * tensors);
   const int64_t block = level2_bytes() / 2 / column_bytes / narrowest * narrowest;
-  if (block >= narrowest && call.channels >= narrowest * threads) {
+  // Of rows that lie some powers of two apart a column would find room in one corner of the caches only.
+  const bool apart = call.channels * value_bytes % kBytesInOneCorner != 0;
+  if (apart && block >= narrowest && call.channels >= narrowest * threads) {
     plan.by_columns = true;
     int64_t fair = (call.channels / threads + narrowest - 1) / narrowest * narrowest;
     plan.block = least(block, most(narrowest, fair));

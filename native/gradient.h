@@ -132,8 +132,9 @@ static __attribute__((noinline)) void grad_input_runs_of_dy(const Compute<T> *ke
     });
 }
 
-// As grad_input_runs, over rows `stride` apart and `width` channels of each.
-template <class T, class Act, bool kSecond>
+// As grad_input_runs, over rows `stride` apart and `width` channels of each. kKept: grad_output is a gradient that is written
+// here too, and holds dy.
+template <class T, class Act, bool kSecond, bool kKept = false>
 static __attribute__((noinline)) void grad_input_rows(const T *grad_output, const T *x, const T *second,
                                                       const uint8_t *mask, T *grad_x, T *grad_residual, int64_t rows,
                                                       int64_t stride, int64_t width,
@@ -142,13 +143,14 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
   using S = Compute<T>;
   using V = Vector<S>;
   const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
-  for_columns<S>(rows, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
+  for_columns<S, !kKept>(rows, block, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
     const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
     const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
     const V offset = load(numbers.offset + at + i, lanes, V{}), slope = load(numbers.slope + at + i, lanes, V{});
     const V base = load(numbers.base + at + i, lanes, V{});
     return [=](int64_t row) __attribute__((always_inline)) {
-      const int64_t from = row * stride + i, later = from + kRowsOfBlock * stride;
+      const int64_t from = row * stride + i, later = from + ahead;
       V dx{}, dy{};
       if (!mask || mask[row]) {
         prefetch(x + later);
@@ -174,9 +176,10 @@ template <class T> struct GradientKernels {
                      int64_t, S);
   void (*input_runs_of_dy)(const S *, const T *, const uint8_t *, T *, T *, const Runs &, const Numbers<S> &, int64_t);
   void (*moments_rows)(const T *, const T *, const T *, const uint8_t *, int64_t, int64_t, int64_t, const Numbers<S> &,
-                       int64_t, S, double *, double *);
-  void (*input_rows)(const T *, const T *, const T *, const uint8_t *, T *, T *, int64_t, int64_t, int64_t,
-                     const Numbers<S> &, int64_t, S);
+                       int64_t, S, T *, double *, double *);
+  using InputRows = void (*)(const T *, const T *, const T *, const uint8_t *, T *, T *, int64_t, int64_t, int64_t,
+                             const Numbers<S> &, int64_t, S);
+  InputRows input_rows, input_rows_of_dy;  // the second as grad_input_rows with kKept
 };
 
 }  // namespace BN_ISA

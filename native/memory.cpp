@@ -1,4 +1,4 @@
-// Memory for large outputs that stays mapped between calls (docs/decisions/0008-large-outputs.md). A tensor gets it through
+// Memory for outputs that stays mapped between calls (docs/decisions/0008-large-outputs.md). A tensor gets it through
 // DLPack, whose deleter gives the block back when the last tensor that shares its storage is gone.
 #include <pthread.h>
 #include <stdlib.h>
@@ -99,7 +99,7 @@ void give_back(ManagedTensor *tensor) {
 // The smallest idle block that is not wastefully large; among equals the one used last, which caches may still hold.
 Block *reuse(size_t bytes) {
   Block *best = nullptr;
-  for (Block *block = pool.newest; block; block = block->older)
+  for (Block *block = pool.newest; block && !(best && best->bytes == bytes); block = block->older)
     if (block->bytes >= bytes && block->bytes <= bytes + bytes / 4 && (!best || block->bytes < best->bytes)) best = block;
   if (best) leave_idle(best);
   return best;
@@ -108,17 +108,21 @@ Block *reuse(size_t bytes) {
 Block *map(size_t bytes) {
   Block *block = (Block *)malloc(sizeof(Block));
   if (!block) return nullptr;
-  char *raw = (char *)mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const size_t align = bytes < kHugePage ? 0 : kHugePage;
+  char *raw = (char *)mmap(nullptr, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (raw == MAP_FAILED) {
     free(block);
     return nullptr;
   }
-  char *data = (char *)((uintptr_t(raw) + kHugePage - 1) / kHugePage * kHugePage);
-  if (data > raw) munmap(raw, data - raw);
-  if (raw + kHugePage > data) munmap(data + bytes, raw + kHugePage - data);
+  char *data = raw;
+  if (align) {
+    data = (char *)((uintptr_t(raw) + align - 1) / align * align);
+    if (data > raw) munmap(raw, data - raw);
+    if (raw + align > data) munmap(data + bytes, raw + align - data);
 #ifdef MADV_HUGEPAGE
-  madvise(data, bytes, MADV_HUGEPAGE);
+    madvise(data, bytes, MADV_HUGEPAGE);
 #endif
+  }
   block->tensor.data = data;
   block->bytes = bytes;
   return block;

@@ -48,11 +48,12 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
   using S = Compute<T>;
   using V = Vector<S>;
   const bool past = numbers.past_caches;
-  for_columns<S>(rows, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
+  for_columns<S, true>(rows, block, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
     const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
     const V shift = load(numbers.shift + at + i, lanes, V{});
     return [=](int64_t row) __attribute__((always_inline)) {
-      const int64_t from = row * stride + i, later = from + kRowsOfBlock * stride;
+      const int64_t from = row * stride + i, later = from + ahead;
       if (mask && !mask[row]) return store(y + from, V{}, lanes, past);
       prefetch(x + later);
       if (kResidual) prefetch(residual + later);

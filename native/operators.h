@@ -18,7 +18,8 @@ template <class T, class Act> static NormalizeKernels<T> normalize_kernels(bool 
 template <class T, class Act, bool kSecond> static GradientKernels<T> gradient_kernels() {
   return {grad_moments_runs<T, Act, kSecond>, grad_input_runs<T, Act, kSecond>,
           Act::kCheap ? nullptr : grad_input_runs_of_dy<T>, grad_moments_rows<T, Act, kSecond>,
-          grad_input_rows<T, Act, kSecond>};
+          grad_input_rows<T, Act, kSecond>,
+          Act::kCheap || sizeof(T) < 4 ? nullptr : grad_input_rows<T, Identity, false, true>};
 }
 
 // Call use(Act{}) for the activation of a code; -1 for a code that does not exist.

@@ -23,11 +23,12 @@ template <class V> BN_INLINE void add_lanes(double *to, V v, Tail tail) {
 // Add to sum_a and sum_b what the functions column(i, lanes) sum of the rows: add(row, a, b), which keeps what it reads of
 // its channels in registers. Cheap ones run two at once, which keeps the adders busy.
 template <class S, bool kCheap, class Column>
-BN_INLINE void sum_rows(int64_t rows, int64_t width, const uint8_t *mask, double *sum_a, double *sum_b, Column column) {
+BN_INLINE void sum_rows(int64_t rows, int64_t block, int64_t width, const uint8_t *mask, double *sum_a, double *sum_b,
+                        Column column) {
   using V = Vector<S>;
   constexpr int W = kLanes<S>;
-  for (int64_t first = 0; first < rows; first += kRowsOfBlock) {
-    const int64_t last = least(rows, first + kRowsOfBlock);
+  for (int64_t first = 0; first < rows; first += block) {
+    const int64_t last = least(rows, first + block);
     int64_t i = 0;
     for (; kCheap && i + 2 * W <= width; i += 2 * W) {
       const auto add_left = column(i, Whole{}), add_right = column(i + W, Whole{});
@@ -60,11 +61,12 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
                                                    double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  sum_rows<S, true>(rows, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
+  sum_rows<S, true>(rows, block, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
     const V around = load(rough + i, lanes, V{});
     return [=](int64_t row, V &a, V &b) __attribute__((always_inline)) {
       const T *at = x + row * stride + i;
-      prefetch(at + kRowsOfBlock * stride);
+      prefetch(at + ahead);
       V apart = load(at, lanes, around) - around;
       a += apart;
       b = fma(apart, apart, b);
@@ -72,26 +74,28 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
   });
 }
 
-// Sums of dy and dy * xhat.
+// Sums of dy and dy * xhat. A costly activation's dy stays in `keeps`, unless that is null.
 template <class T, class Act, bool kSecond>
 static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, const T *x, const T *second,
                                                         const uint8_t *mask, int64_t rows, int64_t stride,
                                                         int64_t width, const Numbers<Compute<T>> &numbers, int64_t at,
-                                                        Compute<T> parameter, double *sum_a, double *sum_b) {
+                                                        Compute<T> parameter, T *keeps, double *sum_a, double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  sum_rows<S, Act::kCheap>(rows, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
+  sum_rows<S, Act::kCheap>(rows, block, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
     const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
     const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
     const V offset = load(numbers.offset + at + i, lanes, V{});
     return [=](int64_t row, V &a, V &b) __attribute__((always_inline)) {
-      const int64_t from = row * stride + i, later = from + kRowsOfBlock * stride;
+      const int64_t from = row * stride + i, later = from + ahead;
       prefetch(x + later);
       prefetch(grad_output + later);
       V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
       V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
       if (kReadsSecond<Act, kSecond>) prefetch(second + later);
       V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      if (!Act::kCheap && keeps) store(keeps + from, dy, lanes);
       a += dy;
       b = fma(dy, fma(value - high, invstd, offset), b);
     };

@@ -206,7 +206,7 @@ def test_a_residual_without_an_activation_gets_the_gradient_itself() -> None:
 def test_where_there_are_no_kernels_the_reference_serves(monkeypatch) -> None:
     for module in (direct, choice):
         monkeypatch.setattr(module, "load", lambda: "taken away")
-    monkeypatch.setattr(direct, "run", None)
+    monkeypatch.setattr(direct, "require", None)
     x = torch.randn(7, 5, requires_grad=True)
     output = bn.BatchNorm1d(5)(x)
     output.sum().backward()
@@ -221,7 +221,7 @@ def test_one_dimension_is_refused_whatever_its_channels_are() -> None:
 def test_large_gradients_come_from_the_pool_too(monkeypatch) -> None:
     if load().keep_bytes == 0:
         pytest.skip("BATCHNORM_KEEP_BYTES=0")
-    monkeypatch.setattr(memory, "HUGE_OUTPUT_BYTES", 1)
+    monkeypatch.setattr(memory, "POOLED_BYTES", 1)
     x, residual = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
     output = bn.BatchNorm1d(5)(x, residual, act="silu")
     for tensor in (output, *torch.autograd.grad(output, [x, residual], torch.ones(7, 5))):

@@ -36,7 +36,7 @@ def pool(native, monkeypatch):
     library = load()
     if library.keep_bytes == 0:
         pytest.skip("BATCHNORM_KEEP_BYTES=0")
-    monkeypatch.setattr(memory, "HUGE_OUTPUT_BYTES", 1)
+    monkeypatch.setattr(memory, "POOLED_BYTES", 1)
     gc.collect()
     memory.trim()
     yield library.functions
@@ -171,7 +171,7 @@ def test_the_limit_of_the_environment_holds(pool) -> None:
         """
         from batchnorm.ops import memory
         from batchnorm.ops.shared_library import load
-        memory.HUGE_OUTPUT_BYTES = 1
+        memory.POOLED_BYTES = 1
         tensors = [memory.empty_like(torch.empty(2**19)) for _ in range(5)]
         del tensors
         print(load().functions.bn_trim(2**62), bn.env().keep_bytes)
@@ -231,7 +231,7 @@ def test_a_forked_child_goes_on_and_the_parents_tensors_stay(native) -> None:
         """
         import os, threading
         from batchnorm.ops import memory
-        memory.HUGE_OUTPUT_BYTES = 1
+        memory.POOLED_BYTES = 1
         x = torch.zeros(2**19)
         ours = memory.empty_like(x).fill_(1)
         stop = False
@@ -285,11 +285,11 @@ def test_layers_give_the_same_bits_from_the_pool_as_without(pool, monkeypatch, d
         y = layer(leaves[0], leaves[1], act="silu")
         kept = y.detach()
         (y * weights).sum().backward()
-        assert y.untyped_storage().resizable() is (memory.HUGE_OUTPUT_BYTES > 1)
+        assert y.untyped_storage().resizable() is (memory.POOLED_BYTES > 1)
         return [kept, *(leaf.grad for leaf in leaves), layer.weight.grad, layer.eval()(x).detach()]
 
     pooled = step()
-    monkeypatch.setattr(memory, "HUGE_OUTPUT_BYTES", 2**62)
+    monkeypatch.setattr(memory, "POOLED_BYTES", 2**62)
     for mine, truth in zip(pooled, step(), strict=True):
         assert torch.equal(mine, truth)
         assert mine.stride() == truth.stride()
@@ -354,7 +354,7 @@ def test_a_tensor_goes_through_a_queue_to_another_process(native, tmp_path) -> N
             from batchnorm.ops import memory
 
             def send(queue, got):
-                memory.HUGE_OUTPUT_BYTES = 1
+                memory.POOLED_BYTES = 1
                 queue.put(memory.empty_like(torch.empty(10**6)).fill_(7))
                 got.wait()
 
@@ -380,7 +380,7 @@ def test_a_process_ends_cleanly_with_living_tensors(native) -> None:
         """
         import atexit, sys
         from batchnorm.ops import memory
-        memory.HUGE_OUTPUT_BYTES = 1
+        memory.POOLED_BYTES = 1
         x = torch.zeros(2**19)
         kept = [memory.empty_like(x) for _ in range(3)]
         sys.kept = kept  # lives as long as the interpreter

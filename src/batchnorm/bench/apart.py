@@ -19,9 +19,10 @@ from batchnorm.bench.harness import Effort
 from batchnorm.bench.single import measure_case
 from batchnorm.errors import BatchNormError
 
-__all__ = ["MeasurementError", "measure_apart"]
+__all__ = ["APART_BYTES", "MeasurementError", "measure_apart"]
 
 Line = dict[str, Any]
+APART_BYTES = 32 * 2**20
 
 
 class MeasurementError(BatchNormError, RuntimeError):

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from batchnorm.bench.apart import measure_apart
+from batchnorm.bench.apart import APART_BYTES, measure_apart
 from batchnorm.bench.cases import PHASES, Case
 from batchnorm.bench.harness import Effort
 from batchnorm.bench.single import measure_case
-from batchnorm.ops.memory import HUGE_OUTPUT_BYTES
 
 __all__ = ["measure"]
 
@@ -35,5 +34,5 @@ def measure(
         missing = [phase for phase in PHASES if (case.key, phase) not in done]
         if missing:
             tell(case.key)
-            way = measure_case if case.bytes < HUGE_OUTPUT_BYTES else measure_apart
+            way = measure_case if case.bytes < APART_BYTES else measure_apart
             yield from way(case, effort, missing, compile_anything=compile_anything)

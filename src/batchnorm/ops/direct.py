@@ -9,7 +9,7 @@ holds it.
 
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ from batchnorm.ops import saved
 from batchnorm.ops.eager import is_batched, is_eager
 from batchnorm.ops.layout import CHANNELS_LAST, geometry
 from batchnorm.ops.memory import empty_like
-from batchnorm.ops.native import BATCH_STATISTICS, act_code, run
+from batchnorm.ops.native import BATCH_STATISTICS, CALL, act_code, failed
+from batchnorm.ops.openmp import thread_count
+from batchnorm.ops.recognition import Recognition
 from batchnorm.ops.reference import Gradients
-from batchnorm.ops.shared_library import TYPES, load
+from batchnorm.ops.shared_library import TYPES, load, require
 
 __all__ = ["backward", "evaluate", "forward"]
 
@@ -31,6 +33,7 @@ __all__ = ["backward", "evaluate", "forward"]
 _FLOAT32, _INT64, _STRIDED = torch.float32, torch.int64, torch.strided
 _CONTIGUOUS = torch.contiguous_format
 _graph_task = torch._C._current_graph_task_id
+_pack = CALL.pack
 
 # Of the input, and what weight and bias may be with it.
 _PARAMETER_TYPES = {
@@ -40,6 +43,20 @@ _PARAMETER_TYPES = {
     torch.float16: (torch.float16, torch.float32),
 }
 _RUNNING_TYPES = (torch.float32, torch.float64)
+
+
+class _Kind(NamedTuple):
+    """What the kernels are told of a call whose tensors are of one kind."""
+
+    channel_dim: int
+    geometry: tuple[int, int, int]  # outer, channels, inner
+    types: tuple[int, int, int]  # of the values, the parameters and the running statistics
+
+
+_forwards: Recognition[_Kind] = Recognition()
+_backwards: Recognition[_Kind] = Recognition()
+# What there is beside x and the weight: part of a key, so that tensors are compared with as many.
+_SECOND, _COUNTER, _BIAS, _ADDRESS = 1, 2, 4, 8
 
 
 def forward(
@@ -58,16 +75,7 @@ def forward(
     """As `native.forward`, which moves these buffers, with rows as `saved.blank` makes them; or None."""
     if type(momentum) is not float or type(eps) is not float or not eps > 0.0:
         return None
-    if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
-        return None
-    counter_at = 0
-    if counter is not None and (
-        type(counter) is not Tensor
-        or counter.dtype is not _INT64
-        or not counter.is_cpu
-        or counter.numel() != 1
-        or not (counter_at := counter.data_ptr())
-    ):
+    if (seen := _seen(x, weight, bias, residual, mean, var, counter, channel_dim)) is None:
         return None
     inputs, buffers, types = seen
     outer, channels, inner = inputs[:3]
@@ -76,12 +84,14 @@ def forward(
         return None
     output, rows = empty_like(x), saved.blank(saved.BATCH_ROWS, channels)
     first, step = rows.buffer_info()[0], 8 * channels
-    run(
-        "bn_forward", *inputs, output.data_ptr(), 0,
+    call = _pack(
+        *inputs, output.data_ptr(), 0,
         first, first + 2 * step, first + step, first + 3 * step, 0, 0, 0, 0,
-        *buffers, counter_at, eps, momentum, 0.0 if act is None else act.parameter,
-        *types, 0 if act is None else act_code(act), 0,
+        *buffers, eps, momentum, 0.0 if act is None else act.parameter,
+        *types, 0 if act is None else act_code(act), 0, thread_count(),
     )  # fmt: skip
+    if require().functions.bn_forward(call):
+        raise failed("bn_forward")
     assert mean is not None
     assert var is not None
     torch._C._increment_version([mean, var] if counter is None else [mean, var, counter])
@@ -103,17 +113,20 @@ def evaluate(
     """As `native.evaluate`, with rows as `saved.blank` makes them; or None. The momentum is looked at, not used."""
     if not (momentum is None or type(momentum) is float) or type(eps) is not float or not eps >= 0.0:
         return None
-    if (seen := _seen(x, weight, bias, residual, mean, var, channel_dim)) is None:
+    if (seen := _seen(x, weight, bias, residual, mean, var, None, channel_dim)) is None:
         return None
     inputs, buffers, types = seen
     channels = inputs[1]
     output, rows = empty_like(x), saved.blank(saved.GIVEN_ROWS, channels)
     first = rows.buffer_info()[0]
-    run(
-        "bn_evaluate", *inputs, output.data_ptr(), 0,
+    call = _pack(
+        *inputs, output.data_ptr(), 0,
         first, 0, first + 8 * channels, 0, 0, 0, 0, 0,
-        *buffers, 0, eps, 0.0, 0.0 if act is None else act.parameter, *types, 0 if act is None else act_code(act), 0,
+        *buffers, eps, 0.0, 0.0 if act is None else act.parameter, *types, 0 if act is None else act_code(act), 0,
+        thread_count(),
     )  # fmt: skip
+    if require().functions.bn_evaluate(call):
+        raise failed("bn_evaluate")
     return output, rows
 
 
@@ -137,24 +150,29 @@ def backward(
     need_x, need_weight, need_bias, need_residual = needs[:4]
     if not need_x or (need_bias and weight is None) or not is_eager() or is_batched(grad_output):
         return None
+    if weight is not None and type(weight) is not Parameter and type(weight) is not Tensor:
+        return None
     # What was saved may come back changed, through hooks of the user's.
-    dtype, shape = grad_output.dtype, grad_output.shape
+    weight_at = 0 if weight is None else weight.data_ptr()
+    tensors: tuple[Any, ...] = (grad_output, x, weight)
+    key = _ADDRESS * weight_at
+    if bias is not None:
+        tensors, key = (*tensors, bias), key + _BIAS
+    if second is not None:
+        tensors, key = (*tensors, second), key + _SECOND
+    kind = _backwards.find(key, tensors)
+    if kind is None or kind.channel_dim != channel_dim or kind.types[1] != TYPES[parameter_dtype or _FLOAT32]:
+        kind = _kind_of_backward(grad_output, x, weight, bias, second, parameter_dtype, channel_dim)
+        if kind is None:
+            return None
+        if weight is not None and second is not x:
+            _backwards.keep(key, tensors, kind)
+    outer, channels, inner = kind.geometry
+    second_at = bias_at = 0
     if (
-        (form := _form(x)) is None
-        or not _is_like(x, dtype, shape, form)
-        or not _is_like(grad_output, dtype, shape, form)
-        or not (second is None or _is_like(second, dtype, shape, form))
-    ):
-        return None
-    outer, channels, inner = geometry(x, channel_dim)
-    row, types = (channels,), (parameter_dtype,)
-    if not (weight is None or _is_row(weight, row, types)) or not (bias is None or _is_row(bias, row, types)):
-        return None
-    given, second_at, weight_at, bias_at = grad_output.data_ptr(), 0, 0, 0
-    if (
-        not given
+        not (given := grad_output.data_ptr())
         or (second is not None and not (second_at := second.data_ptr()))
-        or (weight is not None and not (weight_at := weight.data_ptr()))
+        or (weight is not None and not weight_at)
         or (bias is not None and not (bias_at := bias.data_ptr()))
     ):
         return None
@@ -169,16 +187,18 @@ def backward(
         written = grad_residual = empty_like(x)
     first, step = rows.buffer_info()[0], 8 * channels
     from_batch = len(rows) == saved.BATCH_ROWS * channels
-    run(
-        "bn_backward", outer, channels, inner,
+    call = _pack(
+        outer, channels, inner,
         x.data_ptr(), second_at, given, 0, weight_at, bias_at,
         grad_x.data_ptr(), 0 if written is None else written.data_ptr(),
         first, 0, first + step, first + 3 * step if from_batch else 0, 0, 0,
         0 if grad_weight is None else grad_weight.data_ptr(), 0 if grad_bias is None else grad_bias.data_ptr(),
         0, 0, 0, 0.0, 0.0, 0.0 if act is None else act.parameter,
-        TYPES[dtype], TYPES[parameter_dtype or _FLOAT32], 0, 0 if act is None else act_code(act, of_output),
-        BATCH_STATISTICS if from_batch else 0,
+        *kind.types, 0 if act is None else act_code(act, of_output),
+        BATCH_STATISTICS if from_batch else 0, thread_count(),
     )  # fmt: skip
+    if require().functions.bn_backward(call):
+        raise failed("bn_backward")
     return grad_x, grad_weight, grad_bias, grad_residual
 
 
@@ -189,35 +209,73 @@ def _seen(
     residual: Tensor | None,
     mean: Tensor | None,
     var: Tensor | None,
+    counter: Tensor | None,
     channel_dim: int,
-) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int, int]] | None:
-    """The beginning of a bn_call, its running statistics and its types; None for a call that is not taken."""
-    if not is_eager() or CHOICE.backend == "reference" or type(load()) is str or (form := _form(x)) is None:
+) -> tuple[tuple[int, ...], tuple[int, int, int], tuple[int, int, int]] | None:
+    """The beginning of a bn_call, its buffers and its types; None for a call that is not taken."""
+    if not is_eager() or CHOICE.backend == "reference" or type(load()) is str or type(mean) is not Tensor:
+        return None
+    mean_at = mean.data_ptr()
+    tensors: tuple[Any, ...] = (x, weight, bias, mean, var)
+    key = _ADDRESS * mean_at
+    if residual is not None:
+        tensors, key = (*tensors, residual), key + _SECOND
+    if counter is not None:
+        tensors, key = (*tensors, counter), key + _COUNTER
+    kind = _forwards.find(key, tensors)  # never where one of them is None, or another of them
+    if kind is None or kind.channel_dim != channel_dim:
+        kind = _kind_of_forward(x, weight, bias, residual, mean, var, counter, channel_dim)
+        if kind is None:
+            return None
+        if weight is not None and bias is not None and residual is not x:
+            _forwards.keep(key, tensors, kind)
+    # Address 0, which means none to a kernel, is that of no values, and of a storage that was resized to nothing.
+    second_at = weight_at = bias_at = counter_at = 0
+    if (
+        not (x_at := x.data_ptr())
+        or not mean_at
+        or var is None
+        or not (var_at := var.data_ptr())
+        or (weight is not None and not (weight_at := weight.data_ptr()))
+        or (bias is not None and not (bias_at := bias.data_ptr()))
+        or (residual is not None and not (second_at := residual.data_ptr()))
+        or (counter is not None and not (counter_at := counter.data_ptr()))
+    ):
+        return None
+    inputs = (*kind.geometry, x_at, second_at, 0, 0, weight_at, bias_at)
+    return inputs, (mean_at, var_at, counter_at), kind.types
+
+
+def _kind_of_forward(
+    x: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    counter: Tensor | None,
+    channel_dim: int,
+) -> _Kind | None:
+    if (form := _form(x)) is None:
         return None
     dtype, shape = x.dtype, x.shape
     types = _PARAMETER_TYPES.get(dtype)
-    # Address 0, which means none to a kernel, is that of no values, and of a storage that was resized to nothing.
-    if types is None or x.is_neg() or not (x_at := x.data_ptr()):
-        return None
     rank = len(shape)
-    if rank < 2 or not -rank <= channel_dim < rank:
+    if types is None or x.is_neg() or x.numel() == 0 or rank < 2 or not -rank <= channel_dim < rank:
         return None
-    outer, channels, inner = geometry(x, channel_dim)
-    row = (channels,)
+    seen = geometry(x, channel_dim)
+    row = (seen[1],)
     parameter_dtype = _FLOAT32
-    second_at = weight_at = bias_at = 0
     if weight is not None:
-        if not _is_row(weight, row, types) or not (weight_at := weight.data_ptr()):
+        if not _is_row(weight, row, types):
             return None
         parameter_dtype = weight.dtype
         types = (parameter_dtype,)
     if bias is not None:
-        if not _is_row(bias, row, types) or not (bias_at := bias.data_ptr()):
+        if not _is_row(bias, row, types):
             return None
         parameter_dtype = bias.dtype
-    if residual is not None and not (
-        _is_like(residual, dtype, shape, form) and (second_at := residual.data_ptr())
-    ):
+    if residual is not None and not _is_like(residual, dtype, shape, form):
         return None
     if (
         type(mean) is not Tensor
@@ -225,15 +283,40 @@ def _seen(
         or mean.dtype is not var.dtype
         or not _is_row(mean, row, _RUNNING_TYPES)
         or not _is_row(var, row, _RUNNING_TYPES)
-        or not (mean_at := mean.data_ptr())
-        or not (var_at := var.data_ptr())
     ):
         return None
-    return (
-        (outer, channels, inner, x_at, second_at, 0, 0, weight_at, bias_at),
-        (mean_at, var_at),
-        (TYPES[dtype], TYPES[parameter_dtype], TYPES[mean.dtype]),
-    )
+    if counter is not None and (
+        type(counter) is not Tensor
+        or counter.dtype is not _INT64
+        or not counter.is_cpu
+        or counter.numel() != 1
+    ):
+        return None
+    return _Kind(channel_dim, seen, (TYPES[dtype], TYPES[parameter_dtype], TYPES[mean.dtype]))
+
+
+def _kind_of_backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    second: Tensor | None,
+    parameter_dtype: torch.dtype | None,
+    channel_dim: int,
+) -> _Kind | None:
+    dtype, shape = grad_output.dtype, grad_output.shape
+    if (
+        (form := _form(x)) is None
+        or not _is_like(x, dtype, shape, form)
+        or not _is_like(grad_output, dtype, shape, form)
+        or not (second is None or _is_like(second, dtype, shape, form))
+    ):
+        return None
+    seen = geometry(x, channel_dim)
+    row, types = (seen[1],), (parameter_dtype,)
+    if not (weight is None or _is_row(weight, row, types)) or not (bias is None or _is_row(bias, row, types)):
+        return None
+    return _Kind(channel_dim, seen, (TYPES[dtype], TYPES[parameter_dtype or _FLOAT32], 0))
 
 
 def _form(x: Any) -> torch.memory_format | None:

@@ -1,4 +1,4 @@
-"""Tensors for what the kernels write: large ones in memory that stays mapped when they are gone, native/memory.cpp."""
+"""Tensors for what the kernels write: all but small ones in memory that stays mapped, native/memory.cpp."""
 
 import struct
 
@@ -8,10 +8,12 @@ from torch.utils.dlpack import from_dlpack
 
 from batchnorm.ops.shared_library import TYPES, load, require
 
-__all__ = ["HUGE_OUTPUT_BYTES", "empty_like", "trim"]
+__all__ = ["POOLED_BYTES", "empty_like", "trim"]
 
+# From here on fresh pages cost more than the microsecond that a tensor of the pool takes beyond one of malloc.
+POOLED_BYTES = 256 * 2**10
 # From here on glibc's malloc gives a block back to the system whenever it is freed.
-HUGE_OUTPUT_BYTES = 32 * 2**20
+_HUGE_BYTES = 32 * 2**20
 
 _PACK = [struct.Struct(f"@{2 * dims}q").pack for dims in range(9)]
 
@@ -19,13 +21,13 @@ _PACK = [struct.Struct(f"@{2 * dims}q").pack for dims in range(9)]
 def empty_like(x: Tensor) -> Tensor:
     """`torch.empty_like` of a tensor without gaps that the kernels serve."""
     size = x.nbytes
-    if size < HUGE_OUTPUT_BYTES:
+    if size < POOLED_BYTES:
         return torch.empty_like(x)
     library = require()
     shape = x.shape
     dims = len(shape)
     if library.keep_bytes == 0 or dims >= len(_PACK):
-        return _advised(x, size)
+        return _from_torch(x, size)
     try:
         capsule = library.functions.bn_empty(_PACK[dims](*shape, *x.stride()), dims, TYPES[x.dtype], size)
     except MemoryError:  # torch's allocator may find some, or says so in its own words
@@ -54,7 +56,8 @@ def trim(keep_bytes: int = 0) -> int:
     return idle
 
 
-def _advised(x: Tensor, size: int) -> Tensor:
+def _from_torch(x: Tensor, size: int) -> Tensor:
     output = torch.empty_like(x)
-    require().functions.bn_advise_huge_pages(output.data_ptr(), size)
+    if size >= _HUGE_BYTES:
+        require().functions.bn_advise_huge_pages(output.data_ptr(), size)
     return output

@@ -21,6 +21,7 @@ __all__ = [
     "act_code",
     "backward",
     "evaluate",
+    "failed",
     "forward",
     "grad_input",
     "grad_moments",
@@ -301,9 +302,14 @@ def run(name: str, *fields: float) -> None:
         BackendError: the kernel could not do its work.
     """
     if getattr(require().functions, name)(_pack(*fields, thread_count())):
-        raise BackendError(
-            f"{name} of the native backend failed: out of memory for its scratch, or a wrong call"
-        )
+        raise failed(name)
+
+
+def failed(name: str) -> BackendError:
+    """What to raise where a kernel says that it has not done its work."""
+    return BackendError(
+        f"{name} of the native backend failed: out of memory for its scratch, or a wrong call"
+    )
 
 
 def act_code(act: Activation | None, of_output: bool = False) -> int:
