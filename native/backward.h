@@ -140,18 +140,20 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
   using S = Compute<T>;
   const int asked = useful_threads(call);
   const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), asked);
-  const int64_t for_sums = Pieces::bytes<double>(plan.width);
-  Scratch scratch(2 * asked * for_sums + Numbers<S>::bytes(plan.width));
+  const bool few = call.channels <= kFewChannels, past = past_caches(call, sizeof(T), tensors_of(call, steps));
+  const int64_t for_sums = Pieces::bytes<double>(plan.width), for_numbers = Numbers<S>::bytes(plan.width);
+  Scratch scratch(2 * asked * for_sums + (few ? asked : 1) * for_numbers);
   if (!scratch.memory()) return -1;
-  Pieces shared(scratch.memory() + 2 * asked * for_sums);
-  Numbers<S> numbers(shared, plan.width);
-  numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
-  numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+  char *const for_all = scratch.memory() + 2 * asked * for_sums;
   const double count = values_of_channel(call);
   const S parameter = S(call.act_parameter);
-  T *const keeps = kept_in_gradient<T>(call, steps, kernels, numbers.past_caches);
+  T *const keeps = kept_in_gradient<T>(call, steps, kernels, past);
 
   on_team(asked, [&](int thread, int threads) {
+    Pieces of_thread(for_all + (few ? thread * for_numbers : 0));
+    Numbers<S> numbers(of_thread, plan.width);
+    numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
+    numbers.past_caches = past;
     const RowsPart rows = rows_part(call, plan, thread, threads);
     auto sums_by = [&](int who, int which) { return (double *)(scratch.memory() + (2 * who + which) * for_sums); };
     auto set_numbers = [&](int64_t begin, int64_t end) {
@@ -169,7 +171,7 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
                              plan.width, width, numbers, begin, parameter, offset_by<T>(keeps, from), dy, dy_xhat);
       });
     };
-    auto finish = [&](int64_t begin, int64_t end, int first, int last) {
+    auto finish = [&](int64_t begin, int64_t end, int first, int last, bool writes) {
       for (int64_t c = begin; c < end; ++c) {
         Sums found = given_sums(call, c);
         if (steps.sums) {
@@ -181,7 +183,7 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
             }
         }
         for (int64_t k = 0; k < plan.fold; ++k)
-          finish_gradient(call, c, found, steps.sums && k == 0, count, numbers, k * call.channels + c);
+          finish_gradient(call, c, found, writes && steps.sums && k == 0, count, numbers, k * call.channels + c);
       }
     };
     auto input = [&](int64_t begin, int64_t end) {
@@ -198,18 +200,19 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
         const int64_t end = least(begin + plan.block, rows.part.channel_end);
         set_numbers(begin, end);
         if (steps.sums) sum(begin, end);
-        finish(begin, end, thread, thread + 1);
+        finish(begin, end, thread, thread + 1, true);
         if (steps.input) input(begin, end);
       }
       return;
     }
-    const int64_t begin = share(call.channels, thread, threads), end = share(call.channels, thread + 1, threads);
+    const int64_t begin = few ? 0 : share(call.channels, thread, threads);
+    const int64_t end = few ? call.channels : share(call.channels, thread + 1, threads);
     set_numbers(begin, end);
-    wait_for_team(threads);
+    if (!few) wait_for_team(threads);
     if (steps.sums) sum(0, call.channels);
     wait_for_team(threads);
-    finish(begin, end, 0, threads);
-    wait_for_team(threads);
+    finish(begin, end, 0, threads, !few || thread == 0);
+    if (!few) wait_for_team(threads);
     if (steps.input) input(0, call.channels);
   });
   return 0;

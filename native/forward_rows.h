@@ -128,12 +128,11 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
   const int asked = useful_threads(call);
   const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), asked);
   const int64_t each = RowsMoments<T>::bytes(plan), for_moments = Pieces::bytes<PartialMoments>(call.channels);
-  Scratch scratch(asked * (each + for_moments) + Numbers<S>::bytes(plan.width));
+  const bool few = call.channels <= kFewChannels;
+  const int64_t for_numbers = Numbers<S>::bytes(plan.width);
+  Scratch scratch(asked * (each + for_moments) + (few ? asked : 1) * for_numbers);
   if (!scratch.memory()) return -1;
-  char *const partial = scratch.memory() + asked * each;
-  Pieces shared(partial + asked * for_moments);
-  Numbers<S> numbers(shared, plan.width);
-  numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+  char *const partial = scratch.memory() + asked * each, *const for_all = partial + asked * for_moments;
   const double momentum = steps.statistics ? begin_batch(call) : 0.0;
 
   on_team(asked, [&](int thread, int threads) {
@@ -142,16 +141,24 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
     const Anchors anchors = steps.statistics ? find_anchors(call, rows.part) : Anchors{};
     const double count = steps.statistics ? double(valid_positions(call, rows.part)) : 0.0;
     RowsMoments<T> moments(call, plan, rows, anchors, count, pieces);
+    Pieces of_thread(for_all + (few ? thread * for_numbers : 0));
+    Numbers<S> numbers(of_thread, plan.width);
+    numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
     auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
-    auto set_numbers = [&](int64_t begin, int64_t end, int parts) {
+    auto set_numbers = [&](int64_t begin, int64_t end, int parts, bool writes) {
       for (int64_t c = begin; c < end; ++c) {
+        double mean = 0, invstd = 0;
         if (steps.statistics) {
           PartialMoments batch = found_by(parts == 1 ? thread : 0)[c];
           for (int who = 1; who < parts; ++who) batch = merged(batch, found_by(who)[c]);
-          finish_moments(call, c, batch, momentum);
+          if (writes) finish_moments(call, c, batch, momentum);
+          mean = batch.mean;
+          invstd = invstd_of(call, batch);
+        } else {
+          mean = call.mean[c];
+          invstd = call.invstd[c];
         }
-        const double invstd = call.invstd ? call.invstd[c] : 1.0;
-        for (int64_t k = 0; k < plan.fold; ++k) numbers.set(call, c, k * call.channels + c, call.mean[c], invstd);
+        for (int64_t k = 0; k < plan.fold; ++k) numbers.set(call, c, k * call.channels + c, mean, invstd);
       }
     };
     auto normalize = [&](int64_t begin, int64_t end) {
@@ -166,15 +173,21 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
       for (int64_t begin = rows.part.channel_begin; begin < rows.part.channel_end; begin += plan.block) {
         const int64_t end = least(begin + plan.block, rows.part.channel_end);
         if (steps.statistics) moments.find(begin, end, found_by(thread) + begin);
-        set_numbers(begin, end, 1);
+        set_numbers(begin, end, 1, true);
         if (steps.output) normalize(begin, end);
       }
       return;
     }
-    if (steps.statistics) moments.find(0, call.channels, found_by(thread));
-    wait_for_team(threads);
-    set_numbers(share(call.channels, thread, threads), share(call.channels, thread + 1, threads), threads);
-    wait_for_team(threads);
+    if (steps.statistics) {
+      moments.find(0, call.channels, found_by(thread));
+      wait_for_team(threads);
+    }
+    if (few) {
+      set_numbers(0, call.channels, threads, thread == 0);
+    } else {
+      set_numbers(share(call.channels, thread, threads), share(call.channels, thread + 1, threads), threads, true);
+      wait_for_team(threads);
+    }
     if (steps.output) normalize(0, call.channels);
   });
   return 0;

@@ -62,6 +62,9 @@ BN_INLINE void wait_for_team(int threads) {
   }
 }
 
+// The numbers of so few channels each thread works out for itself: to wait for the others takes longer.
+constexpr int64_t kFewChannels = 128;
+
 BN_INLINE int64_t share(int64_t n, int index, int parts) { return n * index / parts; }
 
 // Where (N, C, *spatial) is cut. Only whole channels need no merging of moments.
