@@ -54,7 +54,7 @@ def _parts(results: Results) -> Iterator[str]:
     yield f"Command: `{results.header['command']}`.\n"
     yield from (f"{sentence} " for sentence in answer(results))
     yield "\n### Targets\n"
-    yield from _table(TARGET_HEAD, target_rows(results), text=(0, 3))
+    yield from _table(TARGET_HEAD, target_rows(results), text=(0, 4))
     yield ""
     yield from (
         f"- {sentence}" for sentence in [*misses(results), *(f"Not run: {why}." for why in not_run(results))]

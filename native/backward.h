@@ -139,7 +139,7 @@ static T *kept_in_gradient(const bn_call &call, BackwardSteps steps, const Gradi
 template <class T> static int backward_rows(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
-  const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), asked);
+  const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), steps.sums && steps.input, asked);
   const bool few = call.channels <= kFewChannels, past = past_caches(call, sizeof(T), tensors_of(call, steps));
   const int64_t for_sums = Pieces::bytes<double>(plan.width), for_numbers = Numbers<S>::bytes(plan.width);
   Scratch scratch(2 * asked * for_sums + (few ? asked : 1) * for_numbers);

@@ -126,7 +126,7 @@ template <class T> class RowsMoments {
 template <class T> static int forward_rows(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
   using S = Compute<T>;
   const int asked = useful_threads(call);
-  const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), asked);
+  const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), steps.statistics && steps.output, asked);
   const int64_t each = RowsMoments<T>::bytes(plan), for_moments = Pieces::bytes<PartialMoments>(call.channels);
   const bool few = call.channels <= kFewChannels;
   const int64_t for_numbers = Numbers<S>::bytes(plan.width);

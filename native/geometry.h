@@ -40,10 +40,14 @@ static inline int64_t level2_bytes() {
 // reaches 32).
 constexpr int64_t kLevel3Bytes = 32 << 20;
 
+constexpr int64_t kLineBytes = 64;
+
 // Whether a call's tensors are too large to find its outputs in a cache later: then writing past the caches saves reading
-// the lines first, a third of the traffic (docs/decisions/0008-large-outputs.md).
+// the lines first, a third of the traffic (docs/decisions/0008-large-outputs.md). Of lines that two runs or rows share a part
+// would go past and a part would not, which takes twice as long as writing all of them the ordinary way.
 static inline bool past_caches(const bn_call &call, int64_t value_bytes, int tensors) {
-  return call.outer * call.channels * call.inner * value_bytes * tensors > kLevel3Bytes;
+  const int64_t run_bytes = (call.inner == 1 ? call.channels : call.inner) * value_bytes;
+  return run_bytes % kLineBytes == 0 && call.outer * call.channels * call.inner * value_bytes * tensors > kLevel3Bytes;
 }
 
 // Run body(thread, threads) on a team. The runtime may give fewer threads than asked for.
@@ -98,7 +102,7 @@ static inline Part planes_part(const bn_call &call, Split split, int thread, int
   return part;
 }
 
-// How (rows, C) is cut: by blocks of columns where a block of all rows fits into the cache, else by rows. Few channels
+// How (rows, C) is cut: by blocks of columns where a block of all rows fits into the cache and is read twice, else by rows. Few channels
 // are folded: `fold` rows next to each other are one row with `fold` times the channels, which fills vectors.
 struct RowsPlan {
   bool by_columns;
@@ -109,16 +113,19 @@ struct RowsPlan {
 
 constexpr int64_t kBytesInOneCorner = 2048;
 
-static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, int threads) {
+static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, bool reads_twice,
+                                 int threads) {
   RowsPlan plan = {false, call.channels, 1, call.channels, call.outer, 0};
-  const int64_t narrowest = 2 * lanes, column_bytes = most(1, call.outer * value_bytes * tensors);
-  const int64_t block = level2_bytes() / 2 / column_bytes / narrowest * narrowest;
-  // Of rows that lie some powers of two apart a column would find room in one corner of the caches only.
-  const bool apart = call.channels * value_bytes % kBytesInOneCorner != 0;
-  if (apart && block >= narrowest && call.channels >= narrowest * threads) {
+  const int64_t row_bytes = call.channels * value_bytes, narrowest = 2 * lanes;
+  const int64_t most_columns = level2_bytes() / 2 / most(1, call.outer * value_bytes * tensors) / narrowest * narrowest;
+  // Of rows that lie some powers of two apart a column would find room in one corner of the caches only; and where rows do
+  // not begin with lines of memory, threads would write to the same ones.
+  const bool apart = row_bytes % kBytesInOneCorner != 0 && row_bytes % kLineBytes == 0;
+  if (reads_twice && apart && most_columns >= narrowest && call.channels >= narrowest * threads) {
     plan.by_columns = true;
-    int64_t fair = (call.channels / threads + narrowest - 1) / narrowest * narrowest;
-    plan.block = least(block, most(narrowest, fair));
+    const int64_t of_thread = (call.channels + threads - 1) / threads;
+    const int64_t blocks = (of_thread + most_columns - 1) / most_columns;
+    plan.block = ((of_thread + blocks - 1) / blocks + narrowest - 1) / narrowest * narrowest;
     return plan;
   }
   const int64_t filled = 4 * lanes;

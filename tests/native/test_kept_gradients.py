@@ -51,3 +51,27 @@ def test_a_channel_too_large_to_keep(library) -> None:
     means = (sums[0] / rows[3], sums[1] / rows[3])
     expected, _ = reference.grad_input(x.double(), x.double(), mean, invstd, affine, 1, means)
     torch.testing.assert_close(grad_x, expected.float(), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("channels", [1, 7, 16, 37, 160])
+def test_over_rows_it_is_kept_in_a_gradient(library, dtype, masked, added, channels) -> None:
+    generator = torch.Generator().manual_seed(channels)
+    x, grad, residual = (torch.randn(70, channels, generator=generator).to(dtype) for _ in range(3))
+    mask = torch.arange(70).view(70, 1) % 3 != 1 if masked else None
+    weight, bias = (torch.linspace(low, 2, channels).double() for low in (0.5, -1))
+    affine = Affine(weight, bias, residual if added else None, resolve("silu"), mask)
+    found = native.moments(x, mask, 1)
+    invstd = torch.rsqrt(found.var + 1e-5)
+    count = torch.full_like(invstd, 70 if mask is None else mask.sum())
+    rows = torch.stack([found.mean, invstd, found.var, count])
+    sums = native.grad_moments(grad, x, found.mean, invstd, affine, 1)
+    means = (sums[0] / count, sums[1] / count)
+    again, again_residual = native.grad_input(grad, x, found.mean, invstd, affine, 1, means)
+    needs = [True, True, True, added]
+    grad_x, _, _, grad_residual = native.backward(grad, x, rows, affine, 1, needs, torch.float64)
+    if added:
+        assert torch.equal(grad_residual, again_residual)
+    torch.testing.assert_close(grad_x, again, rtol=torch.finfo(dtype).eps * 2, atol=1e-6)

@@ -28,7 +28,7 @@ __all__ = [
     "target_rows",
 ]
 
-TARGET_HEAD = ("target", "asked", "measured", "verdict", "n")
+TARGET_HEAD = ("target", "asked", "measured", "copies allow", "verdict", "n")
 SUMMARY_HEAD = ("what", "n", "torch / ours", "worst", "copies")
 STEP_HEAD = ("network, batch", "torch", "ours", "torch / ours", "quartiles")
 COMPILED_HEAD = ("what", "n", "torch c / ours e", "torch c / ours c", "ours e / ours c")
@@ -198,6 +198,7 @@ def _target(verdict: Verdict) -> dict[str, Any]:
         "measured": verdict.count,
         "failing": verdict.failing,
         "where": verdict.where,
+        "copies_allow": verdict.copies_allow,
     }
 
 
@@ -207,9 +208,10 @@ def _target_row(verdict: Verdict) -> tuple[str, ...]:
     if target.noise:
         asked += f" ({(target.at_least or 0) - target.noise:g})"
     if verdict.met is None:
-        return target.text, asked, MISSING, "not run", "0"
+        return target.text, asked, MISSING, "", "not run", "0"
     met = "met" if verdict.met else f"missed by {_percent(verdict.short_by or 0.0)}"
-    return target.text, asked, number(verdict.value), met, str(verdict.count)
+    allowed = "" if verdict.copies_allow is None else number(verdict.copies_allow)
+    return target.text, asked, number(verdict.value), allowed, met, str(verdict.count)
 
 
 def _percent(fraction: float) -> str:

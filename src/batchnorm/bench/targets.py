@@ -16,7 +16,11 @@ INSIDE, BEYOND = 0.5, 2.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target's measured value; `met` is None where nothing was measured."""
+    """A target's measured value; `met` is None where nothing was measured.
+
+    `copies_allow` is what the value would be if ours took no longer than the copies that must be made: for geometric
+    means of torch's time over ours.
+    """
 
     target: "Target"
     value: float | None
@@ -24,6 +28,7 @@ class Verdict:
     count: int = 0
     failing: int = 0
     where: str | None = None
+    copies_allow: float | None = None
 
     @property
     def short_by(self) -> float | None:
@@ -79,7 +84,11 @@ class Target:
             return Verdict(self, worst[0], not failing, len(found), len(failing), worst[1])
         mean = geometric_mean(value for value, _ in found)
         assert mean is not None
-        return Verdict(self, mean, self._reached(mean), len(found), len(failing))
+        allowed = [value / line["ratios"]["copy"]["median"] for line, value in self._values(lines, cache)
+                   if self.ratio == "torch" and line["ratios"].get("copy")]  # fmt: skip
+        return Verdict(
+            self, mean, self._reached(mean), len(found), len(failing), copies_allow=geometric_mean(allowed)
+        )
 
     def _values(self, lines: Iterable[Line], cache: int | None) -> Iterable[tuple[Line, float]]:
         for line in lines:

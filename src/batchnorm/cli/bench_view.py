@@ -41,7 +41,7 @@ def show(results: Results, console: Console) -> None:
     for sentence in answer(results):
         console.print(sentence, markup=False)
     console.print(f"Measured on {machine_words(results.machine)}.", markup=False, style="dim")
-    _print(console, "Targets", TARGET_HEAD, target_rows(results), text_columns=(0, 3))
+    _print(console, "Targets", TARGET_HEAD, target_rows(results), text_columns=(0, 4))
     console.print("each: the worst counts, else the geometric mean; in brackets: with noise", style="dim")
     for sentence in misses(results):
         console.print(sentence, markup=False, style="dim")
