@@ -8,16 +8,21 @@
 
 namespace BN_ISA {
 
-// kNeedsInput: the backward asks for z; kFromOutput: or for the output in its place. kCheap: a few instructions, so that
-// loops do several vectors at once.
+// Vectors of a long chain that stand side by side: as many as the registers hold (measured: decision 7).
+constexpr int kLongChain = BN_VECTOR_BYTES == 64 ? 4 : 2;
+
+// kNeedsInput: the backward asks for z; kFromOutput: or for the output in its place. kCheap: a few instructions.
+// kAtOnce: vectors that go through the forward together; sums take two or four.
 struct Identity {
   static constexpr bool kNeedsInput = false, kFromOutput = false, kCheap = true;
+  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z; }
   template <class V, class S> BN_INLINE V backward(V grad, V, S) { return grad; }
 };
 
 struct Relu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
+  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) { return at_least(z, V{}); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) { return select(z <= S(0), V{}, grad); }
 };
@@ -29,6 +34,7 @@ struct ReluOfOutput : Relu {
 
 struct Relu6 {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
+  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) { return at_most(at_least(z, V{}), splat(S(6))); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     return select(z <= S(0), V{}, select(z >= S(6), V{}, grad));
@@ -37,6 +43,7 @@ struct Relu6 {
 
 struct LeakyRelu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
+  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S slope) { return select(z > S(0), z, z * slope); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S slope) {
     return select(z > S(0), grad, grad * slope);
@@ -45,6 +52,7 @@ struct LeakyRelu {
 
 struct Silu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
+  static constexpr int kAtOnce = kLongChain;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z * sigmoid(z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     V gate = sigmoid(z);
@@ -54,6 +62,7 @@ struct Silu {
 
 struct Gelu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
+  static constexpr int kAtOnce = kLongChain;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z * normal_cdf(z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     return grad * fma(z, normal_pdf(z), normal_cdf(z));
@@ -63,6 +72,7 @@ struct Gelu {
 // 0.5 * (1 + tanh(u)) is sigmoid(2 u), without the cancellation on the left.
 struct GeluTanh {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
+  static constexpr int kAtOnce = kLongChain;
   template <class V, class S> BN_INLINE V gate(V z, S) {
     return sigmoid(S(1.5957691216057308) * fma(S(0.044715) * z * z, z, z));
   }
@@ -76,6 +86,7 @@ struct GeluTanh {
 
 struct Hardswish {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
+  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) {
     V gate = at_most(at_least(z + S(3), V{}), splat(S(6)));
     return z * gate * S(1.0 / 6);
@@ -88,6 +99,7 @@ struct Hardswish {
 
 struct Elu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
+  static constexpr int kAtOnce = 1;  // more gained nothing in the forward
   template <class V, class S> BN_INLINE V forward(V z, S alpha) {
     return select(z <= S(0), alpha * expm1(select(z > S(0), V{}, z)), z);
   }

@@ -14,14 +14,14 @@
 namespace BN_ISA {
 
 // The gradient before the activation.
-template <class Act, bool kSecond, class V, class S>
-BN_INLINE V grad_pre_activation(V grad, V x, V second, V high, V scale, V shift, S parameter) {
+template <class Act, bool kSecond, class W, class V, class S>
+BN_INLINE W grad_pre_activation(W grad, W x, W second, V high, V scale, V shift, S parameter) {
   if constexpr (!Act::kNeedsInput) {
     return grad;
   } else if constexpr (Act::kFromOutput) {
     return Act::backward(grad, second, parameter);
   } else {
-    V z = pre_activation(x, high, scale, shift);
+    W z = pre_activation(x, high, scale, shift);
     if (kSecond) z += second;
     return Act::backward(grad, z, parameter);
   }
@@ -48,12 +48,13 @@ static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, co
     if (kReadsSecond<Act, kSecond>) prefetch(second + at);
   };
   auto sum = [&](auto masked) __attribute__((always_inline)) {
-    auto term = [&](int64_t at, int64_t mask_at, auto lanes, V &a, V &b) __attribute__((always_inline)) {
-      V value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
-      V other = kReadsSecond<Act, kSecond> ? load(second + at, lanes, V{}) : V{};
-      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-      V xhat = fma(value - high, invstd, offset);
-      if (masked.value) {
+    auto term = [&](int64_t at, int64_t mask_at, auto lanes, auto &a, auto &b) __attribute__((always_inline)) {
+      auto value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
+      decltype(value) other{};
+      if constexpr (kReadsSecond<Act, kSecond>) other = load(second + at, lanes, V{});
+      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      auto xhat = fma(value - high, invstd, offset);
+      if constexpr (masked.value) {
         auto keep = valid<S>(mask + mask_at, lanes);
         dy = select(keep, dy, V{});
         xhat = select(keep, xhat, V{});
@@ -62,7 +63,7 @@ static __attribute__((noinline)) Sums grad_moments_runs(const T *grad_output, co
       a += dy;
       b = fma(dy, xhat, b);
     };
-    return sum_runs<T, Act::kCheap>(runs, ask, term);
+    return sum_runs<T, Act::kCheap ? 4 : Act::kAtOnce>(runs, ask, term);
   };
   return mask ? sum(Count<1>{}) : sum(Count<0>{});
 }
@@ -83,23 +84,21 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
   auto work = [&](auto masked) __attribute__((always_inline)) {
     for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
       const int64_t from = run * runs.stride;
-      for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+      for_values_twice<T, Act::kAtOnce>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
         const int64_t at = from + i;
-        V dx[2], dy[2];
-        for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
-          V value = load(x + at, part, high), grad = loaded(load(grad_output + at, part, V{}));
-          V other = kReadsSecond<Act, kSecond> ? load(second + at, part, V{}) : V{};
-          dy[k] = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-          V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
-          dx[k] = fma(fma(xhat, slope, dy[k]), scale, base);
-          if (masked.value) {
-            auto keep = valid<S>(mask + run * runs.mask_stride + i, part);
-            dy[k] = select(keep, dy[k], V{});
-            dx[k] = select(keep, dx[k], V{});
-          }
-        });
-        if (kHasResidual<Act, kSecond> && grad_residual) store_parts(grad_residual + at, dy, lanes, past);
-        if (grad_x) store_parts(grad_x + at, dx, lanes, past);
+        auto value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
+        decltype(value) other{}, xhat{};
+        if constexpr (kReadsSecond<Act, kSecond>) other = load(second + at, lanes, V{});
+        auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+        if (through_statistics) xhat = fma(value - high, invstd, offset);
+        auto dx = fma(fma(xhat, slope, dy), scale, base);
+        if constexpr (masked.value) {
+          auto keep = valid<S>(mask + run * runs.mask_stride + i, lanes);
+          dy = select(keep, dy, V{});
+          dx = select(keep, dx, V{});
+        }
+        if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + at, dy, lanes, past);
+        if (grad_x) store(grad_x + at, dx, lanes, past);
       });
     }
   };
@@ -120,15 +119,13 @@ static __attribute__((noinline)) void grad_input_runs_of_dy(const Compute<T> *ke
   for (int64_t run = runs.count; run-- > 0;)
     for_pairs<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
       const int64_t at = run * runs.stride + i, mask_at = run * runs.mask_stride + i;
-      V dx[2], dy[2];
-      for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
-        dy[k] = kept(keeps + mask_at, part);
-        V xhat = through_statistics ? fma(load(x + at, part, high) - high, invstd, offset) : V{};
-        dx[k] = fma(fma(xhat, slope, dy[k]), scale, base);
-        if (mask) dx[k] = select(valid<S>(mask + mask_at, part), dx[k], V{});
-      });
-      if (grad_residual) store_parts(grad_residual + at, dy, lanes, past);
-      if (grad_x) store_parts(grad_x + at, dx, lanes, past);
+      auto dy = kept(keeps + mask_at, lanes);
+      decltype(dy) xhat{};
+      if (through_statistics) xhat = fma(load(x + at, lanes, high) - high, invstd, offset);
+      auto dx = fma(fma(xhat, slope, dy), scale, base);
+      if (mask) dx = select(valid<S>(mask + mask_at, lanes), dx, V{});
+      if (grad_residual) store(grad_residual + at, dy, lanes, past);
+      if (grad_x) store(grad_x + at, dx, lanes, past);
     });
 }
 

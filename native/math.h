@@ -7,6 +7,7 @@
 #define BATCHNORM_MATH_H
 
 #include "math_coefficients.h"
+#include "several.h"
 #include "simd.h"
 
 namespace BN_ISA {
@@ -35,21 +36,74 @@ template <> struct Layout<double> {
 
 BN_INLINE vfloat magnitude(vfloat v) { return (vfloat)(bits(v) & 0x7fffffff); }
 BN_INLINE vdouble magnitude(vdouble v) { return (vdouble)(bits(v) & 0x7fffffffffffffff); }
+BN_INLINE vfloat minus_magnitude(vfloat v) { return (vfloat)(bits(v) | INT32_MIN); }
+BN_INLINE vdouble minus_magnitude(vdouble v) { return (vdouble)(bits(v) | INT64_MIN); }
+template <class S> using Bits = typename Layout<S>::unsigned_bits;
+BN_INLINE vfloat upper_half_of(vfloat v) { return (vfloat)((vuint32)v & Layout<float>::upper_half); }
+BN_INLINE vdouble upper_half_of(vdouble v) { return (vdouble)((vuint64)v & Layout<double>::upper_half); }
 
-template <class S, int count> BN_INLINE Vector<S> polynomial(const S (&coefficients)[count], Vector<S> v) {
-  Vector<S> result = splat(coefficients[count - 1]);
-  for (int i = count - 2; i >= 0; --i) result = fma(result, v, splat(coefficients[i]));
+// 2^(n + more) of a number that has n in its last bits: what lies above is shifted out.
+BN_INLINE vfloat power_of_2(vfloat shifted, int32_t more) {
+  return (vfloat)(((vuint32)shifted + uint32_t(Layout<float>::bias + more)) << Layout<float>::mantissa);
+}
+BN_INLINE vdouble power_of_2(vdouble shifted, int64_t more) {
+  return (vdouble)(((vuint64)shifted + uint64_t(Layout<double>::bias + more)) << Layout<double>::mantissa);
+}
+
+// v * 2^n, rounded once.
+#if BN_VECTOR_BYTES == 64
+// With a mask of all lanes: without one, GCC 12 warns of its own header.
+BN_INLINE vfloat scale(vfloat v, vfloat n, vfloat) { return (vfloat)_mm512_maskz_scalef_ps(__mmask16(-1), (__m512)v, (__m512)n); }
+BN_INLINE vdouble scale(vdouble v, vdouble n, vdouble) {
+  return (vdouble)_mm512_maskz_scalef_pd(__mmask8(-1), (__m512d)v, (__m512d)n);
+}
+template <class V> BN_INLINE V scale_down(V v, V n, V shifted) { return scale(v, n, shifted); }
+#else
+template <class V> BN_INLINE V scale_by_halves(V v, V shifted) {
+  // 2^n is not always a number where v * 2^n is.
+  auto n = (Bits<Element<V>>)shifted, half = n >> 1;
+  return v * power_of_2((V)half, 0) * power_of_2((V)(n - half), 0);
+}
+BN_INLINE vfloat scale(vfloat v, vfloat, vfloat shifted) { return scale_by_halves(v, shifted); }
+BN_INLINE vdouble scale(vdouble v, vdouble, vdouble shifted) { return scale_by_halves(v, shifted); }
+// For n <= 0: away from the subnormal numbers first, and back with the only rounding.
+template <class V> BN_INLINE V scale_down(V v, V, V shifted) {
+  using L = Layout<Element<V>>;
+  return v * power_of_2(shifted, (L::bias + 1) / 2) * splat(1 / L::far);
+}
+#endif
+
+// The same for several vectors.
+template <class V> BN_INLINE Two<V> magnitude(Two<V> v) { return {magnitude(v.first), magnitude(v.second)}; }
+template <class V> BN_INLINE Two<V> minus_magnitude(Two<V> v) { return {minus_magnitude(v.first), minus_magnitude(v.second)}; }
+template <class V> BN_INLINE Two<V> upper_half_of(Two<V> v) { return {upper_half_of(v.first), upper_half_of(v.second)}; }
+template <class V> BN_INLINE Two<V> power_of_2(Two<V> shifted, int more) {
+  return {power_of_2(shifted.first, more), power_of_2(shifted.second, more)};
+}
+template <class V> BN_INLINE Two<V> scale(Two<V> v, Two<V> n, Two<V> shifted) {
+  return {scale(v.first, n.first, shifted.first), scale(v.second, n.second, shifted.second)};
+}
+template <class V> BN_INLINE Two<V> scale_down(Two<V> v, Two<V> n, Two<V> shifted) {
+  return {scale_down(v.first, n.first, shifted.first), scale_down(v.second, n.second, shifted.second)};
+}
+
+template <class S, int count, class V> BN_INLINE V polynomial(const S (&coefficients)[count], V v) {
+  V result = fma(splat(coefficients[count - 1]), v, splat(coefficients[count - 2]));
+  for (int i = count - 3; i >= 0; --i) result = fma(result, v, splat(coefficients[i]));
   return result;
 }
 
 // A number as n ln(2) + high - low; `shifted` has n in its last bits.
-template <class S> struct Reduced {
-  Vector<S> n, shifted, high, low;
+template <class V> struct Reduced {
+  V n, shifted, high, low;
+  // high - low; with a fused multiply-add the product is not rounded.
+  BN_MEMBER V rest() const { return fma(n, splat(-Coefficients<Element<V>>::ln2_low), high); }
 };
 
-template <class S> BN_INLINE Reduced<S> reduce(Vector<S> v, Vector<S> rough, S log2_of_base) {
+template <class V> BN_INLINE Reduced<V> reduce(V v, V rough, Element<V> log2_of_base) {
+  using S = Element<V>;
   using C = Coefficients<S>;
-  Reduced<S> reduced;
+  Reduced<V> reduced;
   reduced.shifted = fma(rough, splat(log2_of_base), splat(Layout<S>::shifter));
   reduced.n = reduced.shifted - splat(Layout<S>::shifter);
   reduced.high = fma(reduced.n, splat(-C::ln2_high), v);
@@ -58,125 +112,86 @@ template <class S> BN_INLINE Reduced<S> reduce(Vector<S> v, Vector<S> rough, S l
 }
 
 // expm1(r) / r and exp(r) for |r| <= ln(2) / 2.
-template <class S> BN_INLINE Vector<S> expm1_ratio(Vector<S> r) {
-  return fma(polynomial<S>(Coefficients<S>::exp, r), r, splat(S(1)));
+template <class V> BN_INLINE V expm1_ratio(V r) {
+  return fma(polynomial(Coefficients<Element<V>>::exp, r), r, splat(Element<V>(1)));
 }
-template <class S> BN_INLINE Vector<S> exp_reduced(Vector<S> r) {
-  return fma(expm1_ratio<S>(r), r, splat(S(1)));
-}
+template <class V> BN_INLINE V exp_reduced(V r) { return fma(expm1_ratio(r), r, splat(Element<V>(1))); }
 
-template <class S> BN_INLINE Vector<S> power_of_2(typename Layout<S>::unsigned_bits biased) {
-  return (Vector<S>)(biased << Layout<S>::mantissa);
-}
-
-// v * 2^n, rounded once.
-#if BN_VECTOR_BYTES == 64
-// With a mask of all lanes: without one, GCC 12 warns of its own header.
-BN_INLINE vfloat scale(vfloat v, const Reduced<float> &by) {
-  return (vfloat)_mm512_maskz_scalef_ps(__mmask16(-1), (__m512)v, (__m512)by.n);
-}
-BN_INLINE vdouble scale(vdouble v, const Reduced<double> &by) {
-  return (vdouble)_mm512_maskz_scalef_pd(__mmask8(-1), (__m512d)v, (__m512d)by.n);
-}
-template <class S> BN_INLINE Vector<S> scale_down(Vector<S> v, const Reduced<S> &by) { return scale(v, by); }
-#else
-template <class S> BN_INLINE Vector<S> scale(Vector<S> v, const Reduced<S> &by) {
-  // 2^n is not always a number where v * 2^n is: in two halves. What lies above n in `shifted` is shifted out.
-  using Bits = typename Layout<S>::unsigned_bits;
-  Bits n = (Bits)by.shifted, half = n >> 1;
-  return v * power_of_2<S>(half + Layout<S>::bias) * power_of_2<S>(n - half + Layout<S>::bias);
-}
-// For n <= 0: away from the subnormal numbers first, and back with the only rounding.
-template <class S> BN_INLINE Vector<S> scale_down(Vector<S> v, const Reduced<S> &by) {
-  using Bits = typename Layout<S>::unsigned_bits;
-  constexpr int away = (Layout<S>::bias + 1) / 2;
-  return v * power_of_2<S>((Bits)by.shifted + (Layout<S>::bias + away)) * splat(1 / Layout<S>::far);
-}
-#endif
-
-template <class S> BN_INLINE Vector<S> exp_any(Vector<S> v) {
-  using C = Coefficients<S>;
+template <class V> BN_INLINE V exp(V v) {
+  using C = Coefficients<Element<V>>;
   v = at_most(at_least(v, splat(C::underflow)), splat(C::overflow));
-  Reduced<S> reduced = reduce<S>(v, v, C::log2_e);
-  return scale(exp_reduced<S>(reduced.high - reduced.low), reduced);
+  Reduced<V> by = reduce(v, v, C::log2_e);
+  return scale(exp_reduced(by.rest()), by.n, by.shifted);
 }
 
-template <class S> BN_INLINE Vector<S> expm1_any(Vector<S> v) {
+template <class V> BN_INLINE V expm1(V v) {
   // 2^n (1 + r + r^2 Q(r)) - 1, of which 2^n r + (2^n - 1) is nearly exact, if the low part of r waits for the rest.
   // At half the size, since 2^n may be beyond the largest number where the result is not.
+  using S = Element<V>;
   using C = Coefficients<S>;
   using L = Layout<S>;
-  Vector<S> x = at_most(at_least(v, splat(S(-L::mantissa))), splat(C::overflow));
-  Reduced<S> reduced = reduce<S>(x, x, C::log2_e);
-  Vector<S> r = reduced.high - reduced.low;
-  Vector<S> rest = fma(r * r, polynomial<S>(C::exp, r), -reduced.low);
-  Vector<S> half = power_of_2<S>((typename L::unsigned_bits)reduced.shifted + (L::bias - 1));
-  Vector<S> result = fma(half, rest, fma(half, reduced.high, half - splat(S(0.5))));
+  V x = at_most(at_least(v, splat(S(-L::mantissa))), splat(C::overflow));
+  Reduced<V> reduced = reduce(x, x, C::log2_e);
+  V r = reduced.rest();
+  V rest = fma(r * r, polynomial(C::exp, r), -reduced.low);
+  V half = power_of_2(reduced.shifted, -1);
+  V result = fma(half, rest, fma(half, reduced.high, half - splat(S(0.5))));
   return select(magnitude(v) < splat(L::negligible), v, result + result);
 }
 
-template <class S> BN_INLINE Vector<S> sigmoid_any(Vector<S> v) {
+// 1 / (1 + exp(-v))
+template <class V> BN_INLINE V sigmoid(V v) {
+  using S = Element<V>;
   using C = Coefficients<S>;
-  Vector<S> x = at_least(-magnitude(v), splat(C::underflow)), one = splat(S(1));
-  Reduced<S> reduced = reduce<S>(x, x, C::log2_e);
-  Vector<S> e = scale_down<S>(exp_reduced<S>(reduced.high - reduced.low), reduced);
+  V x = at_least(minus_magnitude(v), splat(C::underflow));
+  Reduced<V> by = reduce(x, x, C::log2_e);
+  V e = scale_down(exp_reduced(by.rest()), by.n, by.shifted);
   // e / (1 + e) and 1 / (1 + e) as e (1 - y) and 1 - y: the roundings of the sum and the quotient count less.
-  Vector<S> y = e / (one + e), of = select(v < splat(S(0)), e, one);
+  V y = e / (splat(S(1)) + e), of = select(v < splat(S(0)), e, splat(S(1)));
   return fma(-y, of, of);
 }
 
 // exp(r) 2^n is the normal density at t = |v|.
-template <class S> struct Density {
-  Vector<S> t, r;
-  Reduced<S> reduced;
+template <class V> struct Density {
+  V t, r;
+  Reduced<V> by;
 };
 
-template <class S> BN_INLINE Density<S> density(Vector<S> v) {
+template <class V> BN_INLINE Density<V> density(V v) {
   // A rounding of t^2 would be multiplied by t^2. The upper half of t is squared without one; what is missing is small
   // enough to be added to r.
+  using S = Element<V>;
   using C = Coefficients<S>;
-  using Bits = typename Layout<S>::unsigned_bits;
-  Density<S> result;
-  Vector<S> t = at_most(magnitude(v), splat(C::vanished)), minus_half = splat(S(-0.5));
-  Vector<S> upper = (Vector<S>)((Bits)t & Layout<S>::upper_half);
-  Vector<S> missing = fma((t - upper) * minus_half, t + upper, splat(C::log_density_low));
+  Density<V> result;
+  V t = at_most(magnitude(v), splat(C::vanished));
+  Vector<S> minus_half = splat(S(-0.5));
+  V upper = upper_half_of(t);
+  V missing = fma((t - upper) * minus_half, t + upper, splat(C::log_density_low));
   result.t = t;
-  result.reduced =
-      reduce<S>(upper * upper * minus_half, fma(t, t, splat(-2 * C::log_density_high)), C::log2_e / -2);
-  result.r = (result.reduced.high + splat(C::log_density_high)) + (missing - result.reduced.low);
+  result.by = reduce<V>(upper * upper * minus_half, fma(t, t, splat(-2 * C::log_density_high)), C::log2_e / -2);
+  result.r = (result.by.high + splat(C::log_density_high)) + (missing - result.by.low);
   return result;
 }
 
-template <class S> BN_INLINE Vector<S> normal_pdf_any(Vector<S> v) {
-  Density<S> at = density<S>(v);
-  return scale_down<S>(exp_reduced<S>(at.r), at.reduced);
+// exp(-v^2 / 2) / sqrt(2 pi)
+template <class V> BN_INLINE V normal_pdf(V v) {
+  Density<V> at = density(v);
+  return scale_down(exp_reduced(at.r), at.by.n, at.by.shifted);
 }
 
-template <class S> BN_INLINE Vector<S> normal_cdf_any(Vector<S> v) {
+// erfc(-v / sqrt(2)) / 2
+template <class V> BN_INLINE V normal_cdf(V v) {
+  using S = Element<V>;
   using C = Coefficients<S>;
-  Density<S> at = density<S>(v);
-  Vector<S> mills = polynomial<S>(C::mills, at.t), rest = polynomial<S>(C::mills_rest, at.t);
-  Vector<S> above = fma(expm1_ratio<S>(at.r) * at.r, mills, mills);  // exp(r) mills with one large rounding
-  Vector<S> tail = scale_down<S>(above / fma(at.t, mills, rest), at.reduced);
+  Density<V> at = density(v);
+  V mills = polynomial(C::mills, at.t), rest = polynomial(C::mills_rest, at.t);
+  V above = fma(expm1_ratio(at.r) * at.r, mills, mills);  // exp(r) mills with one large rounding
+  V tail = scale_down<V>(above / fma(at.t, mills, rest), at.by.n, at.by.shifted);
   // Near 0 the roundings of the tail's factors would add up to 4 ulp.
-  Vector<S> central = fma(v, polynomial<S>(C::central, at.t * at.t), splat(S(0.5)));
-  Vector<S> result = select(v > splat(S(0)), splat(S(1)) - tail, tail);
+  V central = fma(v, polynomial(C::central, at.t * at.t), splat(S(0.5)));
+  V result = select(v > splat(S(0)), splat(S(1)) - tail, tail);
   return select(at.t < splat(C::central_end), central, result);
 }
-
-BN_INLINE vfloat exp(vfloat v) { return exp_any<float>(v); }
-BN_INLINE vdouble exp(vdouble v) { return exp_any<double>(v); }
-BN_INLINE vfloat expm1(vfloat v) { return expm1_any<float>(v); }
-BN_INLINE vdouble expm1(vdouble v) { return expm1_any<double>(v); }
-// 1 / (1 + exp(-v))
-BN_INLINE vfloat sigmoid(vfloat v) { return sigmoid_any<float>(v); }
-BN_INLINE vdouble sigmoid(vdouble v) { return sigmoid_any<double>(v); }
-// erfc(-v / sqrt(2)) / 2
-BN_INLINE vfloat normal_cdf(vfloat v) { return normal_cdf_any<float>(v); }
-BN_INLINE vdouble normal_cdf(vdouble v) { return normal_cdf_any<double>(v); }
-// exp(-v^2 / 2) / sqrt(2 pi)
-BN_INLINE vfloat normal_pdf(vfloat v) { return normal_pdf_any<float>(v); }
-BN_INLINE vdouble normal_pdf(vdouble v) { return normal_pdf_any<double>(v); }
 
 }  // namespace BN_ISA
 #endif

@@ -11,7 +11,7 @@
 namespace BN_ISA {
 
 // Forward and backward take the pre-activation from here: the same instructions, so the same sign.
-template <class V> BN_INLINE V pre_activation(V x, V high, V scale, V shift) { return fma(x - high, scale, shift); }
+template <class W, class V> BN_INLINE W pre_activation(W x, V high, V scale, V shift) { return fma(x - high, scale, shift); }
 
 template <class T, class Act, bool kResidual>
 static __attribute__((noinline)) void normalize_runs(const T *x, const T *residual, const uint8_t *mask, T *y,
@@ -24,15 +24,12 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   auto work = [&](auto masked) __attribute__((always_inline)) {
     for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
       const int64_t from = run * runs.stride;
-      for_pairs_twice<T>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        V out[2];
-        for_parts(lanes, [&](int k, auto part) __attribute__((always_inline)) {
-          V z = pre_activation(load(x + from + i, part, high), high, scale, shift);
-          if (kResidual) z += load(residual + from + i, part, V{});
-          out[k] = Act::forward(z, parameter);
-          if (masked.value) out[k] = select(valid<S>(mask + run * runs.mask_stride + i, part), out[k], V{});
-        });
-        store_parts(y + from + i, out, lanes, past);
+      for_values_twice<T, Act::kAtOnce>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        auto z = pre_activation(load(x + from + i, lanes, high), high, scale, shift);
+        if constexpr (kResidual) z += load(residual + from + i, lanes, V{});
+        auto out = Act::forward(z, parameter);
+        if constexpr (masked.value) out = select(valid<S>(mask + run * runs.mask_stride + i, lanes), out, V{});
+        store(y + from + i, out, lanes, past);
       });
     }
   };

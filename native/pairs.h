@@ -1,4 +1,4 @@
-// Loops over the values of one channel, two vectors of bfloat16 at a time.
+// Loops over the values of one channel, several vectors at a time; two of bfloat16 out of one register.
 //
 // To widen and to narrow one vector takes as long as float's doubled traffic. Of a register full of bfloat16 the even
 // values are one shift away from float, the odd ones one mask, and two results go back in one store. Which lane a value
@@ -6,85 +6,90 @@
 #ifndef BATCHNORM_PAIRS_H
 #define BATCHNORM_PAIRS_H
 
+#include "several.h"
 #include "simd.h"
 
 namespace BN_ISA {
 
-// A loop calls its body with Pair where two vectors are done at once; the body asks for both with Even and Odd.
+// A loop calls its body with Pair for a register full of bfloat16: Two vectors, of the even and of the odd values.
 struct Pair {};
-struct Even {};
-struct Odd {};
-template <class Lanes> constexpr bool kSecondOfPair = false;
-template <> constexpr bool kSecondOfPair<Odd> = true;
+template <class T> constexpr int64_t kValues<T, Pair> = 2 * kLanes<Compute<T>>;
+
+// How a type comes in twos, and in fours.
+template <class T> struct TwosOf { using type = Twice<Whole>; };
+template <> struct TwosOf<bfloat16> { using type = Pair; };
+template <class T> using Twos = typename TwosOf<T>::type;
+template <class T> using Fours = Twice<Twos<T>>;
 
 template <class T> constexpr bool kPaired = false;
 template <> constexpr bool kPaired<bfloat16> = true;
 
-BN_INLINE vuint32 load_pair(const bfloat16 *from) {
+BN_INLINE Two<vfloat> load(const bfloat16 *from, Pair, vfloat) {
   vuint32 raw;
   __builtin_memcpy(&raw, from, sizeof raw);
-  return raw;
+  return {(vfloat)(raw << 16), (vfloat)(raw & 0xffff0000u)};
 }
-BN_INLINE vfloat load(const bfloat16 *from, Even, vfloat) { return (vfloat)(load_pair(from) << 16); }
-BN_INLINE vfloat load(const bfloat16 *from, Odd, vfloat) { return (vfloat)(load_pair(from) & 0xffff0000u); }
-
-// In the mask a pair is the bytes of 16-bit lanes.
-BN_INLINE vuint16 valid_pair(const uint8_t *from) {
-  vuint16 raw;
-  __builtin_memcpy(&raw, from, sizeof raw);
-  return raw;
-}
-template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Even) { return (vint32)widened(valid_pair(from) & 0xffu) != 0; }
-template <class S> BN_INLINE Mask<S> valid(const uint8_t *from, Odd) { return (vint32)widened(valid_pair(from) >> 8) != 0; }
-
-// Call body(k, lanes) for each vector of what the loop gave: k counts them.
-template <class Lanes, class Body> BN_INLINE void for_parts(Lanes lanes, Body body) { body(0, lanes); }
-template <class Body> BN_INLINE void for_parts(Pair, Body body) {
-  body(0, Even{});
-  body(1, Odd{});
-}
-
-template <class T, class V, class Lanes> BN_INLINE void store_parts(T *to, const V (&v)[2], Lanes lanes, bool past) {
-  store(to, v[0], lanes, past);
-}
-BN_INLINE void store_parts(bfloat16 *to, const vfloat (&v)[2], Pair, bool past) {
-  const vuint32 both = (rounded_to_bfloat16(v[0]) >> 16) | (rounded_to_bfloat16(v[1]) & 0xffff0000u);
+BN_INLINE void store(bfloat16 *to, Two<vfloat> v, Pair, bool past) {
+  const vuint32 both = (rounded_to_bfloat16(v.first) >> 16) | (rounded_to_bfloat16(v.second) & 0xffff0000u);
   if (past && uintptr_t(to) % BN_VECTOR_BYTES == 0) return stream_aligned(to, &both, BN_VECTOR_BYTES);
   __builtin_memcpy(to, &both, sizeof both);
 }
+// In the mask a pair is the bytes of 16-bit lanes.
+template <class S> BN_INLINE Two<Mask<S>> valid(const uint8_t *from, Pair) {
+  vuint16 raw;
+  __builtin_memcpy(&raw, from, sizeof raw);
+  return {(vint32)widened(raw & 0xffu) != 0, (vint32)widened(raw >> 8) != 0};
+}
 
-// Numbers that a loop keeps for a later one over the same vectors, in the type they were computed in: of a pair first all
+template <class T, class V, class First> BN_INLINE auto load(const T *from, Twice<First>, V fill) {
+  auto first = load(from, First{}, fill), second = load(from + kValues<T, First>, First{}, fill);
+  return Two<decltype(first)>{first, second};
+}
+template <class T, class V, class First> BN_INLINE void store(T *to, Two<V> v, Twice<First>, bool past) {
+  store(to, v.first, First{}, past);
+  store(to + kValues<T, First>, v.second, First{}, past);
+}
+template <class S, class First> BN_INLINE auto valid(const uint8_t *from, Twice<First>) {
+  auto first = valid<S>(from, First{}), second = valid<S>(from + kValues<S, First>, First{});
+  return Two<decltype(first)>{first, second};
+}
+
+// Numbers that a loop keeps for a later one over the same pairs, in the type they were computed in: of a pair first all
 // the even ones.
-template <class S, class Lanes> BN_INLINE void keep(S *to, Vector<S> v, Lanes) {
-  store(to + (kSecondOfPair<Lanes> ? kLanes<S> : 0), v);
-}
+template <class V> constexpr int64_t kVectors = 1;
+template <class V> constexpr int64_t kVectors<Two<V>> = 2 * kVectors<V>;
 template <class S> BN_INLINE void keep(S *to, Vector<S> v, Tail tail) { store(to, v, tail.lanes); }
-template <class S, class Lanes> BN_INLINE Vector<S> kept(const S *from, Lanes) {
-  return load(from + (kSecondOfPair<Lanes> ? kLanes<S> : 0));
+template <class S, class Lanes> BN_INLINE void keep(S *to, Vector<S> v, Lanes) { store(to, v); }
+template <class S, class V, class Lanes> BN_INLINE void keep(S *to, Two<V> v, Lanes lanes) {
+  keep(to, v.first, lanes);
+  keep(to + kVectors<V> * kLanes<S>, v.second, lanes);
 }
-template <class S> BN_INLINE Vector<S> kept(const S *from, Tail tail) { return load(from, tail.lanes, Vector<S>{}); }
+template <class S, class Lanes> BN_INLINE auto kept(const S *from, Lanes lanes) { return load(from, lanes, Vector<S>{}); }
+template <class S> BN_INLINE auto kept(const S *from, Pair) { return load(from, Twice<Whole>{}, Vector<S>{}); }
 
 // for_vectors, in pairs where the type has them: the vectors of sum_runs.
 template <class T, class Body> BN_INLINE void for_pairs(int64_t n, Body body) {
   using S = Compute<T>;
-  constexpr int64_t W = 2 * kLanes<S>;
+  constexpr int64_t W = kValues<T, Pair>;
   int64_t i = 0;
   if constexpr (kPaired<T>)
     for (; i + W <= n; i += W) body(i, Pair{});
   for_vectors<S>(n - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) { body(i + j, lanes); });
 }
 
-// for_vectors_twice, in pairs where the type has them.
-template <class T, class Body> BN_INLINE void for_pairs_twice(int64_t n, Body body) {
-  using S = Compute<T>;
-  constexpr int64_t W = 2 * kLanes<S>;
-  if constexpr (kPaired<T>) {
-    if (n >= W) {
-      for (int64_t i = 0; i < n; i += W) body(i + W > n ? n - W : i, Pair{});
-      return;
-    }
-  }
-  for_vectors_twice<S>(n, body);
+// for_vectors_twice, with so many vectors at once, and in pairs where the type has them.
+template <class T, int kAtOnce, class Body> BN_INLINE void for_values_twice(int64_t n, Body body) {
+  int64_t i = 0;
+  auto take = [&](auto lanes) __attribute__((always_inline)) {
+    constexpr int64_t size = kValues<T, decltype(lanes)>;
+    if (n < size) return;
+    for (; n - i > size / 2; i += size) body(i + size > n ? n - size : i, lanes);
+  };
+  if constexpr (kAtOnce >= 4) take(Fours<T>{});
+  if constexpr (kAtOnce >= 2 || kPaired<T>) take(Twos<T>{});
+  constexpr int64_t W = kValues<T, Whole>;
+  if (n < W && n > 0) return body(0, Tail{int(n)});
+  for (; i < n; i += W) body(i + W > n ? n - W : i, Whole{});
 }
 
 }  // namespace BN_ISA

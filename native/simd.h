@@ -98,8 +98,10 @@ BN_INLINE vdouble at_least(vdouble v, vdouble limit) { return (vdouble)_mm256_ma
 BN_INLINE vfloat at_most(vfloat v, vfloat limit) { return (vfloat)_mm256_min_ps((__m256)limit, (__m256)v); }
 BN_INLINE vdouble at_most(vdouble v, vdouble limit) { return (vdouble)_mm256_min_pd((__m256d)limit, (__m256d)v); }
 #else
-template <class V> BN_INLINE V at_least(V v, V limit) { return v < limit ? limit : v; }
-template <class V> BN_INLINE V at_most(V v, V limit) { return limit < v ? limit : v; }
+BN_INLINE vfloat at_least(vfloat v, vfloat limit) { return v < limit ? limit : v; }
+BN_INLINE vdouble at_least(vdouble v, vdouble limit) { return v < limit ? limit : v; }
+BN_INLINE vfloat at_most(vfloat v, vfloat limit) { return limit < v ? limit : v; }
+BN_INLINE vdouble at_most(vdouble v, vdouble limit) { return limit < v ? limit : v; }
 #endif
 
 // Lanes 0 .. n-1 true.
@@ -296,8 +298,6 @@ template <class S> BN_INLINE Mask<S> nonzero(const uint8_t *from, S) {
 // A loop over n values calls its body with Whole, and once with Tail for what is left.
 struct Whole {};
 struct Tail { int lanes; };
-
-template <int n> struct Count { static constexpr int value = n; };
 
 template <class T, class V> BN_INLINE V load(const T *from, Whole, V) { return load(from); }
 template <class T, class V> BN_INLINE V load(const T *from, Tail tail, V fill) { return load(from, tail.lanes, fill); }

@@ -75,3 +75,26 @@ def test_over_rows_it_is_kept_in_a_gradient(library, dtype, masked, added, chann
     if added:
         assert torch.equal(grad_residual, again_residual)
     torch.testing.assert_close(grad_x, again, rtol=torch.finfo(dtype).eps * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh", "elu"])
+def test_a_value_does_not_depend_on_what_stands_beside_it(library, dtype, masked, act) -> None:
+    # Four vectors at once, two, one or a part of one: which it is follows from the length of the run.
+    generator = torch.Generator().manual_seed(0)
+    x, grad, residual = (torch.randn(1, 2, 260, generator=generator).to(dtype) for _ in range(3))
+    x, mask = x * 3, torch.arange(260).view(1, 1, 260) % 3 != 1
+    mean, invstd = torch.tensor([0.25, -0.5]).double(), torch.tensor([1.5, 0.75]).double()
+    means = (torch.tensor([0.125, -2]).double(), torch.tensor([0.5, 0.25]).double())
+
+    def outputs(length: int) -> list[torch.Tensor]:
+        of = [tensor[..., :length].contiguous() for tensor in (x, grad, residual, mask)]
+        affine = Affine(residual=of[2], act=resolve(act), mask=of[3] if masked else None)
+        y = native.normalize(of[0], mean, invstd, affine, 1)
+        return [y, *native.grad_input(of[1], of[0], mean, invstd, affine, 1, means)]
+
+    whole = outputs(260)
+    for length in range(2, 131):
+        for found, expected in zip(outputs(length), whole, strict=True):
+            assert torch.equal(found, expected[..., :length]), length
