@@ -38,7 +38,7 @@ _HOME = {
     "insert_": "batchnorm.surgery",
     "no_stats_update": "batchnorm.surgery",
 }
-_SUBMODULES = ("errors", "functional")
+_SUBMODULES = ("errors", "functional", "probes")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", *_HOME, *_SUBMODULES]

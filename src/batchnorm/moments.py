@@ -46,6 +46,10 @@ class Moments:
             return self.var * (self.count / (self.count - 1).clamp(min=1))
         return self.var * (self.count / torch.sym_max(self.count - 1, 1))
 
+    def second_moment(self) -> Tensor:
+        """Return var + mean^2, the mean of the squares; (C,)."""
+        return self.var + self.mean.square()
+
 
 def pool(count: Tensor, mean: Tensor, var: Tensor) -> Moments:
     """The moments of a batch from those of its parts, in one order and so to the same bits for the same parts.
