@@ -29,6 +29,7 @@ class Run:
     header: Line
     epochs: list[Line] = field(default_factory=list)
     activations: list[Line] = field(default_factory=list)
+    measurements: list[Line] = field(default_factory=list)
     prediction: Line | None = None
     final: Line = field(default_factory=dict)
 
@@ -223,6 +224,8 @@ def _gather(lines: list[Line], records: Records) -> Iterator[Run]:
             current.epochs.append(line)
         elif kind == "activation":
             current.activations.append(line)
+        elif kind == "measurement":
+            current.measurements.append(line)
         elif kind == "prediction":
             current.prediction = line
         elif kind == "final":
