@@ -18,7 +18,7 @@ from batchnorm.records.store import Line
 __all__ = ["measure", "perform"]
 
 
-def perform(name: str, task: Task, progress: Callable[[Line], None] | None = None) -> tuple[str, list[Line]]:
+def perform(name: str, task: Task, progress: Callable[[Line], None] | None = None) -> list[Line]:
     """Do a run of the experiment `name`, as a worker process does.
 
     Args:
@@ -27,7 +27,7 @@ def perform(name: str, task: Task, progress: Callable[[Line], None] | None = Non
         progress: told when the run starts.
 
     Returns:
-        The name, and the lines of the run: `run`, its `measurement`s, `final`.
+        The lines of the run: `run`, its `measurement`s, `final`.
 
     Raises:
         ModelError: the run raised something; the message names experiment, run and error.
@@ -43,7 +43,7 @@ def perform(name: str, task: Task, progress: Callable[[Line], None] | None = Non
         raise ModelError(f"experiment {name!r}, run {task.name}: {describe(error)}") from error
     seconds = time.perf_counter() - began
     identity = task.identity()
-    return name, [
+    return [
         {"kind": "run", **identity},
         *({"kind": "measurement", **identity, **record} for record in found),
         {"kind": "final", **identity, "measurements": len(found), "seconds": seconds},

@@ -9,12 +9,12 @@ from batchnorm.records.store import Line, Records
 __all__ = ["distinct", "measurements", "seed_values", "select", "values"]
 
 
-def measurements(records: Records) -> list[Line]:
-    """Return the measurements of all finished runs, run by run in the order of their names.
+def measurements(records: Records, names: Iterable[str]) -> list[Line]:
+    """Return the measurements of these runs, run by run in the order of their names; all must be there.
 
     Sorted, because runs end in another order with other `jobs`, and what is drawn from them must not differ.
     """
-    return [line for name in sorted(records.runs) for line in records.runs[name].measurements]
+    return [line for name in sorted(names) for line in records.runs[name].measurements]
 
 
 def select(lines: Iterable[Line], **where: Any) -> list[Line]:
