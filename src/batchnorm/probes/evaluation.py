@@ -146,10 +146,11 @@ def shifted(
 ) -> tuple[dict[nn.Parameter, Tensor], float]:
     """The values theta - step * direction, rounded to the parameters' types, and the distance after rounding."""
     values, differences = {}, []
-    for parameter, part in zip(parameters, direction, strict=True):
-        start = wide(parameter)
-        values[parameter] = (start - step * wide(part)).to(parameter.dtype)
-        differences.append(norm([wide(values[parameter]) - start]))
+    with torch.inference_mode(False):
+        for parameter, part in zip(parameters, direction, strict=True):
+            start = wide(parameter)
+            values[parameter] = (start - step * wide(part)).to(parameter.dtype)
+            differences.append(norm([wide(values[parameter]) - start]))
     return values, math.hypot(*differences)
 
 

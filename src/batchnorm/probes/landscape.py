@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from batchnorm.probes.evaluation import Loss, gradient, loss_at, norm, trainable
-from batchnorm.probes.steps import along, checked_steps, column, spread
+from batchnorm.probes.steps import checked_steps, column, spread, stepped
 
 __all__ = ["LossAlongGradient", "loss_along_gradient"]
 
@@ -72,7 +72,8 @@ def loss_along_gradient(model: nn.Module, loss: Loss, steps: Sequence[float] | T
     lengths = checked_steps(steps)
     start, direction = gradient(model, loss, parameters)
     distances, losses = [], []
-    for distance in along(parameters, direction, lengths):
+    for step in lengths:
+        with stepped(parameters, direction, step) as distance:
+            losses.append(loss_at(model, loss))
         distances.append(distance)
-        losses.append(loss_at(model, loss))
     return LossAlongGradient(column(lengths), column(distances), column(losses), start, norm(direction))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from batchnorm.probes.evaluation import Loss, gradient, norm, trainable, wide
-from batchnorm.probes.steps import along, checked_steps, column, spread
+from batchnorm.probes.steps import checked_steps, column, spread, stepped
 
 __all__ = ["GradientPredictiveness", "cosine", "difference", "gradient_predictiveness"]
 
@@ -100,8 +100,9 @@ def gradient_predictiveness(
     lengths = checked_steps(steps)
     start, first = gradient(model, loss, parameters)
     distances, losses, changes, cosines = [], [], [], []
-    for distance in along(parameters, first, lengths):
-        value, now = gradient(model, loss, parameters)
+    for step in lengths:
+        with stepped(parameters, first, step) as distance:
+            value, now = gradient(model, loss, parameters)
         distances.append(distance)
         losses.append(value)
         changes.append(difference(now, first))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from batchnorm.errors import ArgumentError, ArgumentTypeError, ShapeError
@@ -114,7 +115,8 @@ def _value(name: str, parameter: nn.Parameter, moved: Mapping[str, Tensor]) -> T
         raise ShapeError(
             f"moved: expected shape {tuple(parameter.shape)} for {name}, got {tuple(value.shape)}"
         )
-    return value.detach().to(parameter, copy=True)
+    with torch.inference_mode(False):
+        return value.detach().to(parameter, copy=True)
 
 
 def _groups(

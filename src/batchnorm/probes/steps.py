@@ -1,5 +1,6 @@
 """The points theta - s * g along a gradient."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from batchnorm.errors import ArgumentError, ArgumentTypeError
 from batchnorm.probes.evaluation import moved_to, shifted
 
-__all__ = ["along", "checked_steps", "column", "spread"]
+__all__ = ["checked_steps", "column", "spread", "stepped"]
 
 
 def checked_steps(steps: Any) -> list[float]:
@@ -31,14 +32,12 @@ def checked_steps(steps: Any) -> list[float]:
     return found
 
 
-def along(
-    parameters: Sequence[nn.Parameter], direction: Sequence[Tensor], steps: Sequence[float]
-) -> Iterator[float]:
-    """Put the parameters at theta - s * direction, one step after the other; yields the distance after rounding."""
-    for step in steps:
-        values, distance = shifted(parameters, direction, step)
-        with moved_to(values):
-            yield distance
+@contextlib.contextmanager
+def stepped(parameters: Sequence[nn.Parameter], direction: Sequence[Tensor], step: float) -> Iterator[float]:
+    """Within it, the parameters are at theta - step * direction; gives the distance after rounding."""
+    values, distance = shifted(parameters, direction, step)
+    with moved_to(values):
+        yield distance
 
 
 def column(values: Sequence[float]) -> Tensor:
