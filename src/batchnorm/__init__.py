@@ -37,6 +37,8 @@ _HOME = {
     "insert": "batchnorm.surgery",
     "insert_": "batchnorm.surgery",
     "no_stats_update": "batchnorm.surgery",
+    "recalibrate": "batchnorm.surgery",
+    "recalibrate_": "batchnorm.surgery",
 }
 _SUBMODULES = ("errors", "functional", "probes")
 
