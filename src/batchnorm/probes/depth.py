@@ -56,7 +56,7 @@ def moments_by_depth(
     def measure(values: Tensor) -> Moments:
         if not -values.dim() <= channel_dim < values.dim():
             raise DimensionError(f"channel_dim: {channel_dim} is no dimension of shape {tuple(values.shape)}")
-        return reference.moments(values, None, channel_dim)
+        return reference.moments(values, None, channel_dim % values.dim())
 
     return activations(model, example, at, measure=measure)
 

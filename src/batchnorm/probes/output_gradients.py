@@ -31,7 +31,7 @@ def activation_gradients(
 ) -> list[Seen[Any]]:
     """The gradients of the loss for inputs and outputs of some modules.
 
-    dL/dh, through every way on which h reaches the loss after the call
+    dL/dh, through every way on which h reaches the loss
 
     One forward and backward pass. Memory: the graph, a copy of each of these tensors, and their gradients.
 
@@ -45,7 +45,8 @@ def activation_gradients(
     Returns:
         A `Seen` for each call of each module, in the order in which the calls end; None where a module takes or gives
         no floating-point tensor, and for an input that is changed in place later, whose gradient is lost. 0 where the
-        loss does not depend on it.
+        loss does not depend on it. An input that needs no gradient, such as the batch itself, counts from the call on:
+        what was computed from it before has no graph.
 
     Raises:
         ArgumentError: (ValueError) a path leads to no module, a lazy layer has not seen an input, or the loss has not
