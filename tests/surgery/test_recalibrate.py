@@ -239,11 +239,72 @@ def test_branches_are_measured_in_an_order_in_which_each_follows_what_it_depends
             return self.a(self.c(x) * 3) if len(x) < 5 else self.b(torch.relu(self.a(x)))
 
     x = data(20, 2)
-    net = bn.recalibrate(Routed(), [x[:4], x[4:], x[:3]]).eval()
+    net = bn.recalibrate(Routed(), [x[4:], x[:4], x[:3]]).eval()
     small = torch.cat([x[:4], x[:3]])
     assert_stats(net.c, small)
-    assert_stats(net.a, torch.cat([net.c(small) * 3, x[4:]]))
+    assert_stats(net.a, torch.cat([x[4:], net.c(small) * 3]))
     assert_stats(net.b, torch.relu(net.a(x[4:])))
+
+
+def test_a_layer_called_again_in_between_does_not_hide_what_stands_before():
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (bn.BatchNorm1d(2) for _ in range(3))
+
+        def forward(self, x):
+            y = self.b(torch.relu(self.a(x)))
+            return self.c(torch.relu(y) + self.a(x))
+
+    x = data(20, 2)
+    net = bn.recalibrate(Again(), x.split(7)).eval()
+    assert_stats(net.b, torch.relu(net.a(x)))
+    assert_stats(net.c, torch.relu(net.b(torch.relu(net.a(x)))) + net.a(x))
+
+
+def test_layers_that_take_turns_are_each_measured():
+    class Either(nn.Module):
+        """No order of the two is right for all batches."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = bn.BatchNorm1d(2), bn.BatchNorm1d(2)
+
+        def forward(self, x):
+            return [layer(x) for layer in ((self.a, self.b) if len(x) < 5 else (self.b, self.a))]
+
+    x = data(20, 2)
+    net = bn.recalibrate(Either(), [x[:4], x[4:]])
+    assert_stats(net.a, x)
+    assert_stats(net.b, x)
+
+
+def test_upstream_batch_keeps_renorm_where_it_is():
+    x = data(30, 3)
+    open_ended = bn.BatchRenorm1d(3, momentum=1.0, r_max=1e6, d_max=1e6, warmup=0)
+    net = bn.recalibrate(nn.Sequential(open_ended, nn.BatchNorm1d(3)), x.split(10), upstream="batch")
+    # Unclipped it gives (x - running_mean) / running_std, of the statistics before the call: x itself.
+    assert_stats(net[1], x, rtol=1e-5)
+
+
+def test_masks_of_steps():
+    x, lengths = data(8, 5, 3), torch.tensor([5, 1, 3, 4, 2, 5, 5, 3])
+    valid = torch.arange(5) < lengths[:, None]
+    together = bn.recalibrate(
+        bn.RecurrentBatchNorm1d(3, 4),
+        torch.arange(8).split(3),
+        forward=lambda m, b: m(x[b], step=0, mask=valid[b]),
+    )
+    alone = bn.recalibrate(
+        bn.RecurrentBatchNorm1d(3, 4),
+        torch.arange(8).split(3),
+        forward=lambda m, b: [m(x[b, t], step=t, mask=valid[b, t]) for t in range(5)],
+    )
+    for layer in (together, alone):
+        for step in range(4):
+            mean, var = pooled(x[:, step][valid[:, step]])
+            np.testing.assert_allclose(layer.running_mean[step].numpy(), mean, rtol=1e-6)
+            np.testing.assert_allclose(layer.running_var[step].numpy(), var, rtol=1e-6)
 
 
 def test_half_precision_models_are_measured_in_float64():
@@ -292,10 +353,13 @@ def test_a_channel_of_which_nothing_is_known_keeps_its_statistics():
     x[:, 1] = float("nan")
     layer = bn.BatchNorm1d(2)
     layer.running_mean.fill_(0.25)
-    with pytest.warns(
-        RecalibrationWarning, match="fewer than two finite values in some channel.*the model itself"
-    ):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         bn.recalibrate_(layer, x.split(10))
+    spoiled, kept = (str(warning.message) for warning in caught)
+    assert "not finite were left out" in spoiled
+    assert "fewer than two finite values in some channel" in kept
+    assert kept.endswith("the model itself")
     assert layer.running_mean[1] == 0.25
     assert layer.running_mean[0] != 0.25
     alone = bn.BatchNorm1d(2)

@@ -150,10 +150,24 @@ def test_a_wrapped_model_and_a_compiled_one():
     wrapped = nn.DataParallel(nn.Sequential(bn.BatchNorm1d(3)))
     bn.recalibrate_(wrapped, x.split(6))
     torch.testing.assert_close(wrapped.module[0].running_mean, x.mean(0))
+    run = []
+    bn.recalibrate_(wrapped, x.split(20), forward=lambda model, batch: run.append(model) or model(batch))
+    assert run == [wrapped.module]
     compiled = torch.compile(nn.Sequential(bn.BatchNorm1d(3)), backend="eager")
-    compiled(x)
-    bn.recalibrate_(compiled, x.split(6))
-    torch.testing.assert_close(compiled[0].running_mean, x.mean(0))
+    with torch.no_grad():
+        compiled.eval()(x[:5])
+    bn.recalibrate_(compiled, x.split(5))
+    torch.testing.assert_close(compiled._orig_mod[0].running_mean, x.mean(0))
+
+
+@pytest.mark.parametrize("upstream", ["population", "batch"])
+def test_a_model_that_works_in_place_on_its_input_does_not_change_the_data(upstream):
+    x = torch.randn(20, 3)
+    kept = x.clone()
+    net = nn.Sequential(nn.ReLU(inplace=True), bn.BatchNorm1d(3), bn.BatchNorm1d(3))
+    bn.recalibrate_(net, [x], upstream=upstream)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(net[1].running_mean, kept.relu().mean(0))
 
 
 def test_a_hook_that_changes_the_input_is_seen_through():
