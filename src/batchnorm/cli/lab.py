@@ -51,6 +51,7 @@ def show_list() -> None:
 
     console = Console(highlight=False)
     console.print(experiments_table([load(name) for name in NAMES], console))
+    console.print("quick, full: time of all runs on one core", style="dim", soft_wrap=True)
 
 
 @command.command("run", short_help="Run claims by name, or all.")

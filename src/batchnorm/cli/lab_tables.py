@@ -38,8 +38,6 @@ def experiments_table(experiments: Sequence[Experiment], console: Console) -> Ta
         question = [] if narrow else [each.title]
         cost = [duration(seconds) for seconds in each.seconds]
         table.add_row(str(each.number), each.name, *question, *cost)
-    table.caption = "quick, full: time of all runs on one core"
-    table.caption_justify = "left"
     return table
 
 

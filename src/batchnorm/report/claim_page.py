@@ -87,14 +87,11 @@ class Entry:
 
     @property
     def quick(self) -> str:
-        """What a quick run is worth, or nothing where it was run in full."""
+        """What a quick run is, or nothing where it was run in full."""
         if not self.judged.quick:
             return ""
         n = seeds(int(self.judged.settings.get("seeds") or 0))
-        return (
-            f"Quick: {n} and short runs, on the same criterion. `batchnorm lab run {self.judged.claim.name}` runs it "
-            "in full."
-        )
+        return f"Quick: {n} and short runs, judged by the same criterion."
 
     @property
     def cost(self) -> str:
@@ -149,9 +146,9 @@ def _facts(judged: Judged) -> list[Table]:
         ["runs", f"{count(judged.finished)} finished of {count(judged.planned)} planned"],
         ["time of all runs", Entry(judged).cost],
     ]
-    versions = judged.config.get("versions")
+    settings = {name: value for name, value in judged.settings.items() if value is not None}
     return [
         Table("The runs", ["what", "value"], facts_of(judged.config) + runs, text_columns=2),
-        Table("Settings", ["setting", "value"], written(judged.settings), text_columns=2),
-        Table("Versions", ["software", "version"], written(versions), text_columns=2),
+        Table("Settings", ["setting", "value"], written(settings), text_columns=2),
+        Table("Versions", ["software", "version"], written(judged.config.get("versions")), text_columns=2),
     ]

@@ -71,8 +71,11 @@ def chart_figure(chart: Chart, identities: Mapping[str, Identity], words: Mappin
         layout["showlegend"] = not _labelled(chart.panels[0], ends)
     if any(panel.title for panel in chart.panels):
         layout["margin"] = layout.get("margin", {}) | {"t": 48}
-    if any(isinstance(mark, Violin) for panel in chart.panels for mark in panel.marks):
-        layout["violinmode"] = "overlay"
+    # Marks of several arms above the same name stand beside each other; lines would be torn from their bands by it.
+    marks = [mark for panel in chart.panels for mark in panel.marks]
+    layout["violinmode"] = "group"
+    if all(isinstance(mark, Points) and _named(mark) for mark in marks):
+        layout["scattermode"] = "group"
     return Figure(
         chart.name,
         [Note(chart.finding)],
@@ -103,9 +106,12 @@ class _Place:
         x = _axis(panel.x, [left, min(left + width, 1.0)], f"y{self.name}")
         y = _axis(panel.y, [max(bottom, 0.0), min(bottom + tall, 1.0)], f"x{self.name}")
         if any(isinstance(mark, Cells) for mark in panel.marks):
-            y |= {"autorange": "reversed"}
+            y |= {"autorange": "reversed", "showticklabels": self.column == 0}
+            x |= {"showticklabels": self.row == self.rows - 1}
         if self.row < self.rows - 1:
             x.pop("title")
+        if self.column > 0 and not y.get("showticklabels", True):
+            y.pop("title")
         return {f"xaxis{self.name}": x, f"yaxis{self.name}": y}
 
     def heading(self, panel: Panel) -> list[dict[str, Any]]:
@@ -190,9 +196,20 @@ def _curve(mark: Curve, look: Look, more: dict[str, Any]) -> go.Scatter:
 
 def _points(mark: Points, look: Look, more: dict[str, Any]) -> go.Scatter:
     bars = _bars(mark)
-    options = {"mode": "markers", "line": None, "customdata": _words(mark), "hovertemplate": _hover(look)}
+    options: dict[str, Any] = {
+        "mode": "markers",
+        "line": None,
+        "customdata": _words(mark),
+        "hovertemplate": _hover(look),
+    }
     marker = {"color": look.identity.colour, "symbol": look.marker, "size": 9}
+    if _named(mark):
+        options["offsetgroup"] = look.label
     return curve(look, mark.x, mark.y, **options, marker=marker, error_y=bars, **more)
+
+
+def _named(mark: Points) -> bool:
+    return any(isinstance(x, str) for x in mark.x)
 
 
 def _bars(mark: Points) -> dict[str, Any] | None:
@@ -243,6 +260,7 @@ def _violin(mark: Violin, look: Look, more: dict[str, Any]) -> go.Violin:
         y=list(mark.values),
         name=text(look.label),
         legendgroup=look.label,
+        offsetgroup=look.label,
         line={"color": look.identity.colour, "width": 1.5},
         fillcolor=faded(look.identity.colour),
         points=False,

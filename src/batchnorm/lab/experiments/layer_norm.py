@@ -86,12 +86,12 @@ def verdict(records: Sequence[Line]) -> Verdict:
 def figures(records: Sequence[Line]) -> list[Chart]:
     """Which values each norm averages, and how far the output moved."""
     n = len(values(records, "moved_in_training", arm="batch"))
-    channels = [f"channel {c}, position {p}" for c in range(SMALL[1]) for p in range(SMALL[2])]
+    channels = [f"{c}.{p}" for c in range(SMALL[1]) for p in range(SMALL[2])]
     maps = []
     for arm, words in ARMS.items():
         depends = select(records, arm=arm)[0]["depends"]
-        cells = Cells([f"sample {i}" for i in range(SMALL[0])], channels, depends, "the output depends on it")
-        maps.append(Panel([cells], Axis("channels and positions"), Axis("samples"), title=words))
+        cells = Cells([str(i) for i in range(SMALL[0])], channels, depends, "the output depends on it")
+        maps.append(Panel([cells], Axis("channel.position"), Axis("sample"), title=words))
     points = [
         Points.over_seeds(
             arm,
@@ -104,7 +104,7 @@ def figures(records: Sequence[Line]) -> list[Chart]:
     return [
         Chart(
             "axes",
-            f"Which values one output depends on: the norms that look at other samples are {_others(records)}",
+            f"The output of one sample depends on other samples with {_others(records)}",
             "Where the gradient of the first output (sample 0, channel 0, position 0) is not exactly 0, measured at "
             f"an input of shape {SMALL} (seed 0).",
             maps,
@@ -122,7 +122,7 @@ def figures(records: Sequence[Line]) -> list[Chart]:
 
 def _others(records: Sequence[Line]) -> str:
     found = [ARMS[arm] for arm in ARMS if any(map(any, select(records, arm=arm)[0]["depends"][1:]))]
-    return " and ".join(found) or "none"
+    return f"{' and '.join(found)} only" if found else "none of these norms"
 
 
 EXPERIMENT = Experiment(
