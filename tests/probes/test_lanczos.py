@@ -37,6 +37,7 @@ def test_it_is_the_largest_of_the_eigenvalues(values):
     found = search(matrix)
     expected = np.linalg.eigvalsh(matrix)
     assert found.value == pytest.approx(expected[-1], rel=1e-9, abs=1e-13 * np.abs(expected).max())
+    assert found.iterations <= len(values)
     assert found.residual <= 1e-9 * max(abs(expected[-1]), 1e-4 * np.abs(expected).max())
 
 
@@ -55,8 +56,10 @@ def test_a_loose_tolerance_needs_fewer_iterations():
     matrix = with_eigenvalues(np.linspace(0, 1, 200) ** 2)
     loose, tight = search(matrix, 1e-2), search(matrix, 1e-8)
     assert loose.iterations < tight.iterations
-    assert loose.residual <= 2e-2
-    assert tight.residual <= 2e-8
+    for found, tolerance in ((loose, 1e-2), (tight, 1e-8)):
+        assert found.residual <= tolerance * found.value * (1 + 1e-5)
+        earlier = search(matrix, 1e-15, found.iterations - 1)
+        assert earlier.residual > tolerance * earlier.value
 
 
 def test_float32():
@@ -69,3 +72,10 @@ def test_products_that_are_not_finite_end_it():
     assert math.isnan(found.value)
     assert math.isnan(found.residual)
     assert found.iterations == 1
+
+
+@pytest.mark.parametrize("values", [np.linspace(-2, -1, 12), np.r_[np.zeros(11), 3.0], np.zeros(12)])
+def test_it_ends_when_nothing_is_left_to_search_whatever_is_asked_for(values):
+    found = search(with_eigenvalues(values), tolerance=1e-300)
+    assert found.iterations <= 12
+    assert found.value == pytest.approx(max(values), abs=1e-13)

@@ -50,6 +50,8 @@ def test_a_chain_by_hand_with_activations_in_place():
     # What the rectifier overwrites is the linear layer's output: the gradient is of the value that it gave.
     np.testing.assert_allclose(seen["0"].output, behind * (before > 0), rtol=1e-12)
     np.testing.assert_allclose(seen["0"].input, (behind * (before > 0)) @ w1, rtol=1e-12)
+    [alone] = probes.activation_gradients(model, lambda model: model(x).square().sum() / 2, ["0"])
+    assert torch.equal(alone.output, seen["0"].output)
     norms = probes.activation_gradient_norms(model, lambda model: model(x).square().sum() / 2, ["1"])
     assert norms[0].input == pytest.approx(np.linalg.norm(behind * (before > 0)), rel=1e-12)
 

@@ -129,7 +129,7 @@ def moved_to(values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
     Their storage is exchanged, not written to: a graph that the caller still has to run backward stays valid.
 
     Args:
-        values: parameter -> tensor of its shape, type and device, which the model may write to.
+        values: parameter -> tensor of its shape, type and device.
     """
     kept = {parameter: parameter.data for parameter in values}
     try:

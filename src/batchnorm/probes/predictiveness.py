@@ -47,7 +47,7 @@ class GradientPredictiveness:
     @property
     def smoothness(self) -> Tensor:
         """(S,), changes / distances; NaN where nothing moved."""
-        return self.changes / self.distances.where(self.distances > 0, torch.nan)
+        return self.changes / self.distances
 
     @property
     def effective_beta(self) -> float:

@@ -116,7 +116,7 @@ def _value(name: str, parameter: nn.Parameter, moved: Mapping[str, Tensor]) -> T
             f"moved: expected shape {tuple(parameter.shape)} for {name}, got {tuple(value.shape)}"
         )
     with torch.inference_mode(False):
-        return value.detach().to(parameter, copy=True)
+        return value.detach().to(parameter)
 
 
 def _groups(
