@@ -45,6 +45,8 @@ PUBLIC = [
     "insert",
     "insert_",
     "no_stats_update",
+    "recalibrate",
+    "recalibrate_",
     "probes",
 ]
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "plotly", "pandas", "lightning", "joblib", "rich", "click")
