@@ -45,9 +45,9 @@ PUBLIC = [
     "insert",
     "insert_",
     "no_stats_update",
+    "probes",
     "recalibrate",
     "recalibrate_",
-    "probes",
 ]
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "plotly", "pandas", "lightning", "joblib", "rich", "click")
 
