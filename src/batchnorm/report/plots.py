@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from batchnorm.records.charts import Axis, Cells, Chart, Curve, Histogram, Panel, Points, Violin
+from batchnorm.records.charts import Axis, Cells, Chart, Curve, Histogram, Mark, Panel, Points, Violin
 from batchnorm.records.identity import Identity, looks
 from batchnorm.records.wording import plain_interval
 from batchnorm.report.chart_tables import intervals, tables
@@ -74,7 +74,7 @@ def chart_figure(chart: Chart, identities: Mapping[str, Identity], words: Mappin
     # Marks of several arms above the same name stand beside each other; lines would be torn from their bands by it.
     marks = [mark for panel in chart.panels for mark in panel.marks]
     layout["violinmode"] = "group"
-    if all(isinstance(mark, Points) and _named(mark) for mark in marks):
+    if all(isinstance(mark, Points) and _by_name(mark) for mark in marks):
         layout["scattermode"] = "group"
     return Figure(
         chart.name,
@@ -105,8 +105,10 @@ class _Place:
         bottom = 1 - self.row * (tall + gap) - tall
         x = _axis(panel.x, [left, min(left + width, 1.0)], f"y{self.name}")
         y = _axis(panel.y, [max(bottom, 0.0), min(bottom + tall, 1.0)], f"x{self.name}")
+        if any(_by_name(mark) for mark in panel.marks):
+            x["type"] = "category"  # else names such as 0.1 would be taken for numbers
         if any(isinstance(mark, Cells) for mark in panel.marks):
-            y |= {"autorange": "reversed", "showticklabels": self.column == 0}
+            y |= {"type": "category", "autorange": "reversed", "showticklabels": self.column == 0}
             x |= {"showticklabels": self.row == self.rows - 1}
         if self.row < self.rows - 1:
             x.pop("title")
@@ -203,13 +205,16 @@ def _points(mark: Points, look: Look, more: dict[str, Any]) -> go.Scatter:
         "hovertemplate": _hover(look),
     }
     marker = {"color": look.identity.colour, "symbol": look.marker, "size": 9}
-    if _named(mark):
+    if _by_name(mark):
         options["offsetgroup"] = look.label
     return curve(look, mark.x, mark.y, **options, marker=marker, error_y=bars, **more)
 
 
-def _named(mark: Points) -> bool:
-    return any(isinstance(x, str) for x in mark.x)
+def _by_name(mark: Mark) -> bool:
+    """Whether a mark stands above names instead of numbers."""
+    if isinstance(mark, Points):
+        return any(isinstance(x, str) for x in mark.x)
+    return isinstance(mark, Cells | Violin)
 
 
 def _bars(mark: Points) -> dict[str, Any] | None:
