@@ -50,7 +50,7 @@ def moments_by_depth(
         0 tensor([17.], dtype=torch.float64)
         1 tensor([1.], dtype=torch.float64)
 
-    Source: De and Smith 2020, arXiv:2002.10444, section 3.
+    Source: De and Smith 2020, arXiv:2002.10444.
     """
 
     def measure(values: Tensor) -> Moments:
@@ -91,6 +91,6 @@ def stable_rank_by_depth(model: nn.Module, example: Any, at: Sequence[str]) -> l
         >>> seen.input, seen.output
         (tensor(1., dtype=torch.float64), tensor(2., dtype=torch.float64))
 
-    Source: Daneshmand et al. 2020, arXiv:2003.01652, equation 3.
+    Source: Daneshmand et al. 2020, arXiv:2003.01652.
     """
     return activations(model, example, at, measure=stable_rank)

@@ -67,7 +67,7 @@ def top_hessian_eigenvalue(
         >>> round(found.value, 6), found.converged
         (9.0, True)
 
-    Source: Ghorbani, Krishnan and Xiao 2019, arXiv:1901.10159, section 2, for Lanczos on products of
+    Source: Ghorbani, Krishnan and Xiao 2019, arXiv:1901.10159, for Lanczos on products of
     Pearlmutter 1994, "Fast exact multiplication by the Hessian".
     """
     parameters = list(trainable(model).values())

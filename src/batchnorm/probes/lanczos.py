@@ -50,9 +50,8 @@ def largest_eigenvalue(product: Product, start: Tensor, *, tolerance: float, max
     while True:
         image = product(basis[-1])
         diagonal.append(torch.dot(image, basis[-1]).item())
-        for _ in range(
-            2
-        ):  # once leaves what rounding left; twice is enough (Giraud, Langou and Rozloznik 2005)
+        # Twice, since once leaves what rounding left (Giraud, Langou and Rozloznik 2005).
+        for _ in range(2):
             for vector in basis:
                 image = image - torch.dot(vector, image) * vector
         rest = torch.linalg.vector_norm(image).item()

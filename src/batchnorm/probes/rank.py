@@ -31,7 +31,7 @@ def stable_rank(values: Tensor) -> Tensor:
         >>> probes.stable_rank(torch.eye(3)), probes.stable_rank(torch.ones(3, 3))
         (tensor(3., dtype=torch.float64), tensor(1., dtype=torch.float64))
 
-    Source: Daneshmand et al. 2020, arXiv:2003.01652, equation 3.
+    Source: Daneshmand et al. 2020, arXiv:2003.01652.
     """
     if values.dim() < 2:
         raise DimensionError(f"values: expected (N, d, ...), got shape {tuple(values.shape)}")
