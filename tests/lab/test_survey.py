@@ -10,7 +10,6 @@ from batchnorm.records import read
 from batchnorm.records.verdicts import read_verdicts
 from tests.lab.tiny import timeless
 
-
 TWO = ("before-and-after", "layer-norm")
 
 

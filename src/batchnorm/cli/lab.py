@@ -12,6 +12,7 @@ from batchnorm.cli.lab_live import Silent, watcher
 from batchnorm.cli.lab_tables import experiments_table, verdicts_table
 from batchnorm.errors import BatchNormError, StoreError
 from batchnorm.extras import require_lab
+from batchnorm.records import read
 
 __all__ = ["command"]
 
@@ -159,7 +160,8 @@ def _say_how_to_go_on(display: Silent, typed: str) -> None:
     if display.folder is None:
         click.echo("Stopped before the first run.", err=True)
         return
+    # Counted on disk: the interruption may have come between a run's last line and the display.
+    kept = sum(len(read(display.folder / name).runs) for name in display.expected)
     click.echo(
-        f"Stopped; {display.done} of {display.total} runs are kept in {display.folder}. To go on: {typed}",
-        err=True,
+        f"Stopped; {kept} of {display.total} runs are kept in {display.folder}. To go on: {typed}", err=True
     )
