@@ -160,6 +160,25 @@ def test_a_wrapped_model_and_a_compiled_one():
     torch.testing.assert_close(compiled._orig_mod[0].running_mean, x.mean(0))
 
 
+def test_inside_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        x = torch.randn(20, 3)
+        net = nn.parallel.DistributedDataParallel(
+            nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), bn.SyncBatchNorm(4))
+        )
+        for upstream in ("population", "batch"):
+            bn.recalibrate_(net, x.split(5), upstream=upstream)
+            seen = net.module[0](x)
+            torch.testing.assert_close(net.module[1].running_mean, seen.mean(0))
+            torch.testing.assert_close(net.module[1].running_var, seen.var(0))
+        torch.testing.assert_close(net.module[2].running_mean, torch.zeros(4), atol=1e-6, rtol=0)
+        net(x).sum().backward()
+        assert net.module[0].weight.grad is not None
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("upstream", ["population", "batch"])
 def test_a_model_that_works_in_place_on_its_input_does_not_change_the_data(upstream):
     x = torch.randn(20, 3)

@@ -84,6 +84,7 @@ def recalibrate(
             batch norm is called on the data.
         DataError: (ValueError) the data yield no batch, one of a type that nothing is known of, or are an iterator that
             several passes would need.
+        BatchTooSmallError: (ValueError) with upstream="batch", a batch with one value a channel.
         ConversionError: (ValueError) the model is TorchScript, or cannot be copied.
 
     Example:
