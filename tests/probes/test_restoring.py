@@ -38,13 +38,9 @@ def model_under_training():
     return model
 
 
-def all_covered():
-    return {*OF_THE_LOSS, *OF_ACTIVATIONS}
-
-
 def test_every_probe_is_in_these_tables():
     functions = {name for name in probes.__all__ if name.islower()}
-    assert functions - all_covered() == {"batch_statistics", "percentiles", "stable_rank"}
+    assert functions - {*OF_THE_LOSS, *OF_ACTIVATIONS} == {"batch_statistics", "percentiles", "stable_rank"}
 
 
 @pytest.mark.parametrize("name", OF_THE_LOSS)
@@ -71,7 +67,7 @@ class Unruly(nn.Module):
         super().__init__()
         self.inner = everything()
         self.ours, self.relu, self.theirs = self.inner.ours, self.inner.relu, self.inner.theirs
-        self.calls, self.fails_at, self.seen = [], fails_at, {}
+        self.fails_at, self.seen = fails_at, {}
 
     def forward(self, x):
         self.seen["calls"] = self.seen.get("calls", 0) + 1
@@ -88,7 +84,7 @@ class Unruly(nn.Module):
         return y
 
 
-# How many passes each makes, which is what its docstring promises; here for 2 steps and 7 layers.
+# How many passes each makes, which is what its docstring promises; here for 2 steps and 6 layers.
 PASSES = {
     "gradient_norms": 1,
     "activation_gradients": 1,
@@ -179,6 +175,17 @@ def test_callers_without_gradients_get_the_same_result(name, context):
     expected = OF_THE_LOSS[name](model, cross_entropy)
     with context():
         found = OF_THE_LOSS[name](model, cross_entropy)
+    assert repr(found) == repr(expected)
+
+
+@pytest.mark.parametrize("name", OF_ACTIVATIONS)
+def test_activations_inside_inference_mode(name):
+    model, (x, _) = everything(), batch()
+    expected = OF_ACTIVATIONS[name](model, x, AT)
+    kept = Kept(model)
+    with torch.inference_mode():
+        found = OF_ACTIVATIONS[name](model, x, AT)
+    kept.check()
     assert repr(found) == repr(expected)
 
 
