@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from batchnorm.records.charts import Cells, Chart, Curve, Histogram, Mark, Panel, Points, Violin
 from batchnorm.records.intervals import Interval
 from batchnorm.records.tables import Table
-from batchnorm.records.wording import number, plain_interval
+from batchnorm.records.wording import MISSING, number, plain_interval
 
 __all__ = ["intervals", "tables"]
 
@@ -35,7 +35,7 @@ def intervals(mark: Curve | Points) -> list[tuple[float | str, Interval | None]]
 def _table(panel: Panel, title: str, words: Mapping[str, str]) -> Table:
     first = panel.marks[0]
     if isinstance(first, Cells):
-        rows = [[row, *map(number, numbers)] for row, numbers in zip(first.rows, first.values, strict=True)]
+        rows = [[row, *map(_place, numbers)] for row, numbers in zip(first.rows, first.values, strict=True)]
         return Table(f"{title}: {first.title}", [panel.y.title, *first.columns], rows)
     if isinstance(first, Histogram):
         head = ["", f"{panel.x.title} from", "to", panel.y.title]
@@ -56,13 +56,17 @@ def _rows(mark: Mark, words: Mapping[str, str]) -> list[list[str]]:
     label = mark.label or words.get(mark.arm, mark.arm)
     if isinstance(mark, Histogram):
         edges = zip(mark.edges[:-1], mark.edges[1:], mark.heights, strict=True)
-        return [[label, number(a), number(b), number(height)] for a, b, height in edges]
+        return [[label, _place(a), _place(b), _place(height)] for a, b, height in edges]
     if isinstance(mark, Violin):
         return [[label, mark.at, _spread(mark.values)]]
-    return [
-        [label, x if isinstance(x, str) else number(x), plain_interval(interval)]
-        for x, interval in intervals(mark)
-    ]
+    return [[label, _place(x), plain_interval(interval)] for x, interval in intervals(mark)]
+
+
+def _place(value: float | str | None) -> str:
+    """A number as it stands at an axis: whole ones whole."""
+    if isinstance(value, str) or value is None:
+        return value or MISSING
+    return number(value) if value % 1 else f"{value:.10g}"
 
 
 def _spread(values: Sequence[float]) -> str:
