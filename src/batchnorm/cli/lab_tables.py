@@ -1,16 +1,19 @@
 """The tables of the lab in the terminal: which claims there are, and what became of them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from batchnorm.lab.experiment import Experiment
 from batchnorm.records.intervals import Interval
 from batchnorm.records.judged import Judged
 from batchnorm.records.verdict import NOT_REPRODUCED, PARTLY, REPRODUCED, Verdict
 from batchnorm.records.wording import MISSING, duration, plain_interval
+
+if TYPE_CHECKING:  # help must not load the lab
+    from batchnorm.lab.experiment import Experiment
 
 __all__ = ["SIGNS", "experiments_table", "value_words", "verdicts_table"]
 
@@ -19,7 +22,7 @@ _NARROW = 100  # columns; below that the question, or the unit, gives way
 SIGNS = {REPRODUCED: ("✓", "green"), PARTLY: ("~", "yellow"), NOT_REPRODUCED: ("✗", "red")}
 
 
-def experiments_table(experiments: Sequence[Experiment], console: Console) -> Table:
+def experiments_table(experiments: Sequence["Experiment"], console: Console) -> Table:
     """The claims as rows: number, name, question, and the time on one core.
 
     Args:
