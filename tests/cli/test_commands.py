@@ -16,7 +16,7 @@ def invoke(*arguments):
 
 
 MISTAKES = [
-    (("compere",), "command 'compere' is unknown; choose from compare, lab, report"),
+    (("compere",), "command 'compere' is unknown; choose from compare, lab"),
     (("compare", "--norm", "batch"), "--norm"),
     (("compare", "extra"), "extra"),
     (("compare", "--epochs"), "--epochs"),
