@@ -172,7 +172,7 @@ class LiveView(PlainLines):
         table.add_column("under way", no_wrap=True, overflow="ellipsis")
         for name, run in self.running:
             count = self.counts[name]
-            table.add_row(name, f"{count - self.missing[name]}/{count}", run)
+            table.add_row(name, f"{count - self.missing[name]}/{count}", Text(run))
         return table
 
     def _status(self) -> str:

@@ -38,7 +38,7 @@ def experiments_table(experiments: Sequence["Experiment"], console: Console) -> 
     for head in ("quick", "full"):
         table.add_column(head, justify="right", no_wrap=True)
     for each in experiments:
-        question = [] if narrow else [each.title]
+        question = [] if narrow else [Text(each.title)]
         cost = [duration(seconds) for seconds in each.seconds]
         table.add_row(str(each.number), each.name, *question, *cost)
     return table
@@ -56,8 +56,8 @@ def verdicts_table(judged: Sequence[Judged], console: Console) -> Table:
     table.add_column("time", justify="right", no_wrap=True)
     for each in judged:
         found = each.verdict
-        unit = [] if console.width < _NARROW else [found.unit if found else ""]
-        number = value_words(found) if found else MISSING
+        unit = [] if console.width < _NARROW else [Text(found.unit if found else "")]
+        number = Text(value_words(found) if found else MISSING)
         table.add_row(
             str(each.claim.number), each.claim.name, _verdict(each), number, *unit, duration(each.seconds)
         )
