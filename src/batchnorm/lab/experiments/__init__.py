@@ -12,6 +12,8 @@ __all__ = ["NAMES", "chosen", "load"]
 NAMES = (
     "before-and-after",
     "layer-norm",
+    "gradient-explosion",
+    "rank-collapse",
 )
 
 
