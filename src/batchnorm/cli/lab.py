@@ -11,7 +11,7 @@ from batchnorm.cli.commands import INTERRUPTED
 from batchnorm.cli.lab_live import Silent, watcher
 from batchnorm.cli.lab_tables import experiments_table, verdicts_table
 from batchnorm.errors import BatchNormError, StoreError
-from batchnorm.extras import require_lab
+from batchnorm.extras import require_lab, require_pictures
 from batchnorm.records import read
 
 __all__ = ["command"]
@@ -112,6 +112,53 @@ def report(folder: Path | None, quiet: bool) -> None:
     """
     require_lab()
     _show(_latest() if folder is None else folder, quiet=quiet)
+
+
+@command.command("pictures", short_help="Draw charts of a survey as SVG and PNG files.")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option(
+    "--survey",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of the survey. [default: the one in batchnorm-runs that was written last]",
+)
+@click.option(
+    "--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where to. [default: pictures, in DIR]"
+)
+@click.option(
+    "--format", "formats", default="svg,png", show_default=True, metavar="LIST", help="svg, png or both."
+)
+@click.option(
+    "--theme", "themes", default="light", show_default=True, metavar="LIST", help="light, dark or both."
+)
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def pictures(
+    names: tuple[str, ...], survey: Path | None, out: Path | None, formats: str, themes: str, quiet: bool
+) -> None:
+    """Draw charts of a survey as files named NAME-CHART.svg and NAME-CHART.png, from its records alone.
+
+    NAME is a claim (all its charts) or a picture; without one, every chart is drawn. Needs Chrome or Chromium.
+
+    Example: batchnorm lab pictures layer-norm-axes --theme light,dark
+    """
+    require_pictures()
+    from batchnorm.lab.judging import judge_folder
+    from batchnorm.report.pictures import write_pictures
+
+    folder = _latest() if survey is None else survey
+    written = write_pictures(
+        folder / "pictures" if out is None else out,
+        judge_folder(folder),
+        names,
+        formats=_listed(formats),
+        themes=_listed(themes),
+    )
+    for path in written if not quiet else ():
+        click.echo(path)
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _survey(

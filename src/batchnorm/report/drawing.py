@@ -10,6 +10,7 @@ from batchnorm.records.identity import Identity
 
 __all__ = [
     "BAND_OPACITY",
+    "BASE_MARGIN",
     "Drawn",
     "band",
     "curve",
@@ -25,6 +26,7 @@ __all__ = [
 
 BAND_OPACITY = 0.18
 DARK_BAND_OPACITY = 0.3
+BASE_MARGIN = {"l": 64, "r": 24, "t": 36, "b": 56}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -71,7 +73,7 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
         "font": {"family": FONT, "size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 64, "r": 24, "t": 36, "b": 56},
+        "margin": BASE_MARGIN,
         "legend": {
             "orientation": "h",
             "x": 0,

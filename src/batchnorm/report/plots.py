@@ -11,13 +11,15 @@ from batchnorm.records.charts import Axis, Cells, Chart, Curve, Histogram, Mark,
 from batchnorm.records.identity import Identity, looks
 from batchnorm.records.wording import plain_interval
 from batchnorm.report.chart_tables import intervals, tables
-from batchnorm.report.drawing import band, curve, end_labels, faded, figure, label_room, text
+from batchnorm.report.colour_key import KEY_ROOM, scale_of, with_key
+from batchnorm.report.drawing import BASE_MARGIN, band, curve, end_labels, faded, figure, label_room, text
 from batchnorm.report.figure import Figure, Note
 
 __all__ = ["Look", "chart_figure", "looks_of"]
 
 GAP = 0.1
 TITLE_ROOM = 70  # pixels between rows of panels
+MOST_TICKS = 8  # of an axis that is marked only where something was measured
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def chart_figure(chart: Chart, identities: Mapping[str, Identity], words: Mappin
         traces += _traces(panel, name, found, named, alone=len(chart.panels) == 1)
     if len(chart.panels) == 1:
         ends = _ends(chart.panels[0], found)
-        layout["margin"] = {"r": label_room(ends)}
-        layout["showlegend"] = not _labelled(chart.panels[0], ends)
+        labelled = _labelled(chart.panels[0], ends)
+        layout["showlegend"] = not labelled
+        layout["margin"] = {"r": label_room(ends)} if labelled else {}
     if any(panel.title for panel in chart.panels):
         layout["margin"] = layout.get("margin", {}) | {"t": 48}
     # Marks of several arms above the same name stand beside each other; lines would be torn from their bands by it.
@@ -76,6 +79,15 @@ def chart_figure(chart: Chart, identities: Mapping[str, Identity], words: Mappin
     layout["violinmode"] = "group"
     if all(isinstance(mark, Points) and _by_name(mark) for mark in marks):
         layout["scattermode"] = "group"
+    maps = [mark for mark in marks if isinstance(mark, Cells)]
+    if maps:
+        scale = scale_of(maps)
+        drawn = [trace for trace in traces if isinstance(trace, go.Heatmap)]
+        for trace in drawn:
+            trace.update(scale)
+        drawn[-1].update(with_key(scale, text(maps[-1].title), height))
+        height += KEY_ROOM
+        layout["margin"] = layout.get("margin", {}) | {"b": BASE_MARGIN["b"] + KEY_ROOM}
     return Figure(
         chart.name,
         [Note(chart.finding)],
@@ -107,9 +119,14 @@ class _Place:
         y = _axis(panel.y, [max(bottom, 0.0), min(bottom + tall, 1.0)], f"x{self.name}")
         if any(_by_name(mark) for mark in panel.marks):
             x["type"] = "category"  # else names such as 0.1 would be taken for numbers
+        if all(isinstance(mark, Points) and _by_name(mark) for mark in panel.marks) and "range" not in y:
+            y |= _reach(panel)
+        if panel.x.log:
+            x |= _measured_ticks(panel)
         if any(isinstance(mark, Cells) for mark in panel.marks):
             y |= {"type": "category", "autorange": "reversed", "showticklabels": self.column == 0}
             x |= {"showticklabels": self.row == self.rows - 1}
+            x, y = ({**axis, "showgrid": False} for axis in (x, y))
         if self.row < self.rows - 1:
             x.pop("title")
         if self.column > 0 and not y.get("showticklabels", True):
@@ -134,6 +151,25 @@ def _axis(axis: Axis, domain: list[float], anchor: str) -> dict[str, Any]:
     if axis.percent:
         spec["tickformat"] = ".0%"
     return spec
+
+
+def _reach(panel: Panel) -> dict[str, Any]:
+    """The range of points above names: plotly's own begins at zero for them, and cuts markers there in half."""
+    marks = [mark for mark in panel.marks if isinstance(mark, Points)]
+    found = [value for mark in marks for value in (*mark.y, *mark.low, *mark.high) if value is not None]
+    if panel.y.log or not found:
+        return {}
+    room = 0.06 * (max(found) - min(found)) or 0.06 * abs(max(found)) or 1.0
+    return {"range": [min(found) - room, max(found) + room]}
+
+
+def _measured_ticks(panel: Panel) -> dict[str, Any]:
+    """Ticks where something was measured, such as batch sizes, instead of plotly's digits between powers of ten."""
+    marks = [mark for mark in panel.marks if isinstance(mark, Curve | Points)]
+    places = sorted({x for mark in marks for x in mark.x if isinstance(x, int | float)})
+    if not 2 <= len(places) <= MOST_TICKS:
+        return {}
+    return {"tickmode": "array", "tickvals": places, "ticktext": [f"{place:.4g}" for place in places]}
 
 
 def _look(mark: Curve | Points | Histogram | Violin, found: Mapping[str, Look]) -> Look:
@@ -276,9 +312,6 @@ def _violin(mark: Violin, look: Look, more: dict[str, Any]) -> go.Violin:
 
 
 def _cells(mark: Cells, axes: dict[str, Any], uid: str) -> go.Heatmap:
-    colours: dict[str, Any] = (
-        {"colorscale": "RdBu", "zmid": 0} if mark.diverging else {"colorscale": "cividis"}
-    )
     return go.Heatmap(
         x=list(mark.columns),
         y=list(mark.rows),
@@ -288,6 +321,5 @@ def _cells(mark: Cells, axes: dict[str, Any], uid: str) -> go.Heatmap:
         ygap=1,
         showscale=False,
         hovertemplate=f"%{{y}}, %{{x}}<br>{text(mark.title)}: %{{z:.3g}}<extra></extra>",
-        **colours,
         **axes,
     )
