@@ -92,9 +92,11 @@ def test_a_contradiction_shows_in_terminal_verdicts_and_page(lab, tmp_path, monk
         (["run", "all", "--seeds", "1"], "--seeds '1' must be at least 3"),
         (["run", "all", "--jobs", "none"], "--jobs 'none' is not a whole number of at least 1"),
         (["run", "all", "--data", "imagenet"], "--data 'imagenet' is unknown; choose from digits, mnist"),
-        (["walk"], "command 'lab walk' is unknown; choose from list, run, report"),
+        (["walk"], "command 'lab walk' is unknown; choose from list, run, report, pictures"),
         (["report", "nowhere"], "'nowhere' holds no results of the lab"),
         (["report"], "there is no survey in 'batchnorm-runs'"),
+        (["pictures"], "there is no survey in 'batchnorm-runs'"),
+        (["pictures", "--survey", "nowhere"], "'nowhere' holds no results of the lab"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(lab, tmp_path, arguments, message):
@@ -122,9 +124,28 @@ def test_an_experiment_that_fails_ends_in_one_line_after_the_others_pages(lab, t
     assert "No verdict yet." in (tmp_path / "out/layer-norm.html").read_text()
 
 
+@pytest.mark.browser
+def test_pictures_of_a_survey_are_written_and_named(lab, tmp_path):
+    assert lab("run", "all", "--quick", "--jobs", "1", "--out", "out").exit_code == 0
+    arguments = ["pictures", "layer-norm-axes", "before-and-after", "--survey", "out", "--format", "svg"]
+    found = lab(*arguments, "--theme", "light,dark")
+    names = ["before-and-after-histograms", "layer-norm-axes"]
+    paths = [f"out/pictures/{name}{theme}.svg" for name in names for theme in ("", "-dark")]
+    assert (found.exit_code, found.output.splitlines()) == (0, paths)
+    assert all((tmp_path / path).read_text().startswith("<svg ") for path in paths)
+    assert lab(*arguments, "--out", "there", "--quiet").output == ""
+    assert sorted(os.listdir(tmp_path / "there")) == [f"{name}.svg" for name in names]
+    unknown = lab("pictures", "nothing", "--survey", "out")
+    assert (unknown.exit_code, unknown.stderr.count("\n")) == (2, 1)
+    assert unknown.stderr.startswith(
+        "error: picture 'nothing' is unknown here; choose from before-and-after-hist"
+    )
+
+
 def test_help_names_the_commands(lab):
     assert lab().output == lab("--help").output
-    assert re.findall(r"^  (list|run|report) ", lab().output, flags=re.MULTILINE) == ["list", "report", "run"]
+    names = re.findall(r"^  (list|pictures|run|report) ", lab().output, flags=re.MULTILINE)
+    assert names == ["list", "pictures", "report", "run"]
 
 
 def test_drawing_a_survey_loads_no_torch(lab):

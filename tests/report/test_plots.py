@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from batchnorm.records.charts import Axis, Chart, Curve, Panel
+from batchnorm.records.charts import Axis, Cells, Chart, Curve, Panel
 from batchnorm.records.identity import IDENTITIES
 from batchnorm.report.chart_tables import tables
 from batchnorm.report.plots import chart_figure, looks_of
@@ -106,3 +106,54 @@ def test_a_long_table_is_thinned_evenly():
     )
     (table,) = tables(chart, {})
     assert [row[1] for row in table.rows] == [str(x) for x in range(0, 1000, 5)]
+
+
+def cells(*panels, diverging=False):
+    maps = [Panel([Cells("ab", "c", values, "moved", diverging)], Axis("x"), Axis("y")) for values in panels]
+    figure = chart_figure(Chart("cells", "Cells", "", maps), {}, {})
+    spec = json.loads(figure.json)["plots"][""]
+    return figure, spec["data"]
+
+
+def test_heat_maps_of_a_chart_share_one_scale_and_one_key():
+    figure, data = cells([[2.0], [3.0]], [[-1.0], [None]])
+    assert [(trace["zmin"], trace["zmax"]) for trace in data] == [(-1, 3)] * 2
+    assert [trace["showscale"] for trace in data] == [False, True]
+    assert data[1]["colorbar"]["title"]["text"] == "moved"
+    assert figure.height == 420 + 62
+    _, data = cells([[2.0], [3.0]], [[-1.0], [None]], diverging=True)
+    assert [(trace["zmin"], trace["zmax"]) for trace in data] == [(-3, 3)] * 2
+
+
+def test_yes_and_no_are_two_plain_colours():
+    _, data = cells([[0], [1]], [[0], [0]])
+    for trace in data:
+        places, colours = zip(*trace["colorscale"], strict=True)
+        assert places == (0, 0.5, 0.5, 1)
+        assert colours[0] == colours[1] != colours[2] == colours[3]
+        assert (trace["zmin"], trace["zmax"]) == (0, 1)
+    assert data[1]["colorbar"]["ticktext"] == ["no", "yes"]
+
+
+def test_points_above_names_keep_room_for_their_markers_and_bars():
+    _, layout = drawn("points")
+    low, high = layout["yaxis"]["range"]
+    assert (low, high) == pytest.approx((0.4 - 0.03, 0.9 + 0.03))
+
+
+def test_few_places_on_a_logarithmic_axis_are_its_ticks():
+    _, layout = drawn("growth")
+    assert layout["xaxis"]["tickvals"] == [1, 10]
+    assert layout["xaxis"]["ticktext"] == ["1", "10"]
+    many = Curve("none", tuple(range(1, 10)), tuple(map(float, range(1, 10))))
+    chart = Chart("x", "x", "", [Panel([many], Axis("x", log=True), Axis("y"))])
+    figure = chart_figure(chart, looks_of(WORDS, [chart]), WORDS)
+    assert "tickvals" not in json.loads(figure.json)["plots"][""]["layout"]["xaxis"]
+
+
+def test_only_names_at_the_ends_of_lines_take_room_on_the_right():
+    assert drawn("curves")[1]["margin"]["r"] == 140
+    assert drawn("points")[1]["margin"]["r"] == 24
+    chart = Chart("x", "x", "", [Panel([Curve("none", (1, 2), (1.0, 2.0))], Axis("x", log=True), Axis("y"))])
+    figure = chart_figure(chart, looks_of(WORDS, [chart]), WORDS)
+    assert json.loads(figure.json)["plots"][""]["layout"]["margin"]["r"] == 24

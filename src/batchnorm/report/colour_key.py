@@ -10,7 +10,7 @@ from batchnorm.records.charts import Cells
 __all__ = ["KEY_ROOM", "scale_of", "with_key"]
 
 KEY_ROOM = 62  # pixels below the panels
-WIDTH, BELOW = 240, 50
+WIDTH, BELOW = 240, 70
 DIVERGING, SEQUENTIAL = "RdBu_r", "Cividis"
 
 

@@ -21,7 +21,9 @@ def tidy(drawing: str, name: str, title: str, description: str) -> str:
     found = _RANDOM.search(drawing)
     mark = sha256(name.encode()).hexdigest()[:6]
     if found:
-        drawing = re.sub(rf"(?<![0-9a-zA-Z])((?:top)?defs-|clip|legend){found[1]}", rf"\g<1>{mark}", drawing)
+        # Only where an id is made or used: the digits may also be those of a colour.
+        where = r"""(\bid="[a-z]*-?|url\('?#[a-z]*-?|href="#[a-z]*-?)"""
+        drawing = re.sub(where + found[1], rf"\g<1>{mark}", drawing)
     words = (
         f'<title id="title-{mark}">{escape(title)}</title><desc id="desc-{mark}">{escape(description)}</desc>'
     )
