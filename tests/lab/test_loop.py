@@ -41,6 +41,22 @@ def test_steps_are_those_of_sgd_with_momentum_in_float64():
     np.testing.assert_allclose(net.weight.detach().numpy(), weight, atol=1e-5)
 
 
+def test_a_rate_that_decays_falls_in_a_straight_line():
+    net, rates = linear(), []
+    before = net.bias.detach().clone()
+    data = Split(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+    def moved(step):
+        now = net.bias.detach().clone()
+        # At inputs of zero the gradient is that of the bias alone: softmax minus the share of each class.
+        gradient = torch.softmax(before.double(), 0) - torch.tensor([0.5, 0.5, 0, 0], dtype=torch.float64)
+        rates.append(((before - now).double() / gradient).mean().item())
+        before.copy_(now)
+
+    fit(net, data, lr=0.4, steps=4, batch_size=2, seed=0, decay=True, after=moved)
+    assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1], rel=1e-4)
+
+
 def test_an_epoch_has_every_sample_at_most_once_and_the_next_is_in_another_order():
     found = [batch.tolist() for batch in itertools.islice(batches(20, 6, 3), 6)]
     first, second = ([*itertools.chain(*part)] for part in (found[:3], found[3:]))

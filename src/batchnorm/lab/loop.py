@@ -59,6 +59,7 @@ def fit(
     batch_size: int,
     seed: int,
     momentum: float = 0.0,
+    decay: bool = False,
     after: Callable[[int], None] | None = None,
 ) -> Fit:
     """Train with SGD on cross entropy; ends early at a loss that is not finite.
@@ -73,6 +74,7 @@ def fit(
         batch_size: samples a step.
         seed: of the order of the samples.
         momentum: of SGD. Default 0.
+        decay: whether the rate falls in a straight line, from `lr` at the first step to `lr / steps` at the last.
         after: called with the number of a step, from 1, when it is done; it may evaluate the model.
 
     Returns:
@@ -88,6 +90,8 @@ def fit(
     order = batches(len(split.y), batch_size, seed)
     losses: list[float] = []
     for step in range(1, steps + 1):
+        if decay:
+            optimizer.param_groups[0]["lr"] = lr * (steps + 1 - step) / steps
         model.train()
         chosen = next(order)
         optimizer.zero_grad()
