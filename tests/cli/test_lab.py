@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from batchnorm.cli import main
 from batchnorm.lab import experiments, judging
 from batchnorm.lab.experiments import layer_norm
+from tests.report.browsing import chromium  # noqa: F401 (a fixture)
 
 TWO = ("before-and-after", "layer-norm")
 
@@ -125,7 +126,7 @@ def test_an_experiment_that_fails_ends_in_one_line_after_the_others_pages(lab, t
 
 
 @pytest.mark.browser
-def test_pictures_of_a_survey_are_written_and_named(lab, tmp_path):
+def test_pictures_of_a_survey_are_written_and_named(chromium, lab, tmp_path):  # noqa: F811
     assert lab("run", "all", "--quick", "--jobs", "1", "--out", "out").exit_code == 0
     arguments = ["pictures", "layer-norm-axes", "before-and-after", "--survey", "out", "--format", "svg"]
     found = lab(*arguments, "--theme", "light,dark")

@@ -16,6 +16,7 @@ from batchnorm.report.framing import THEMES, WIDTH, framed
 from batchnorm.report.pictures import chosen, write_pictures
 from batchnorm.report.plots import Look, chart_figure, looks_of
 from batchnorm.report.svg import tidy
+from tests.report.browsing import chromium  # noqa: F401 (a fixture)
 from tests.report.conftest import HOSTILE
 from tests.report.judged_factory import CHARTS, judged, verdict
 
@@ -154,7 +155,7 @@ def test_ids_depend_on_the_name_alone_and_words_are_escaped():
 
 
 @pytest.mark.browser
-def test_files_are_drawn_in_a_browser_and_again_to_the_same_bytes(tmp_path):
+def test_files_are_drawn_in_a_browser_and_again_to_the_same_bytes(chromium, tmp_path):  # noqa: F811
     options = {"formats": ["svg", "png"], "themes": ["light", "dark"]}
     paths = write_pictures(tmp_path / "a", SURVEY[:1], ["smoother-curves", "smoother-shapes"], **options)
     assert [path.name for path in paths] == [
@@ -183,7 +184,7 @@ def test_files_are_drawn_in_a_browser_and_again_to_the_same_bytes(tmp_path):
 
 
 @pytest.mark.browser
-def test_it_works_where_a_loop_is_running(tmp_path):
+def test_it_works_where_a_loop_is_running(chromium, tmp_path):  # noqa: F811
     async def notebook():
         return write_pictures(tmp_path, SURVEY, ["other"])
 
