@@ -45,6 +45,9 @@ PUBLIC = [
     "insert",
     "insert_",
     "no_stats_update",
+    "probes",
+    "recalibrate",
+    "recalibrate_",
 ]
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "plotly", "pandas", "lightning", "joblib", "rich", "click")
 
@@ -117,6 +120,17 @@ def test_the_layers_load_torch_alone() -> None:
         "batchnorm.nn.sync",
         "batchnorm.nn.renorm",
         "batchnorm.ops.choice",
+        "batchnorm.probes.activations",
+        "batchnorm.probes.depth",
+        "batchnorm.probes.gradient_norms",
+        "batchnorm.probes.hessian",
+        "batchnorm.probes.landscape",
+        "batchnorm.probes.modes",
+        "batchnorm.probes.output_gradients",
+        "batchnorm.probes.percentiles",
+        "batchnorm.probes.predictiveness",
+        "batchnorm.probes.rank",
+        "batchnorm.probes.shift",
         "batchnorm.surgery.convert",
         "batchnorm.surgery.insert",
         "batchnorm.surgery.twins",

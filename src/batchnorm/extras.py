@@ -4,7 +4,7 @@ import importlib.util
 
 from batchnorm.errors import MissingExtraError
 
-__all__ = ["require_lab"]
+__all__ = ["require_lab", "require_pictures"]
 
 _LAB = (
     "filelock",
@@ -30,3 +30,14 @@ def require_lab() -> None:
     missing = [name for name in _LAB if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"{', '.join(missing)} not installed: pip install 'batchnorm[lab]'")
+
+
+def require_pictures() -> None:
+    """Refuse to begin without the packages of the extras `lab` and `pictures`.
+
+    Raises:
+        MissingExtraError: names what is missing and the install command.
+    """
+    require_lab()
+    if importlib.util.find_spec("kaleido") is None:
+        raise MissingExtraError("kaleido not installed: pip install 'batchnorm[pictures]'")

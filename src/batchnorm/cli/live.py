@@ -15,7 +15,7 @@ from rich.text import Text
 from batchnorm.records.identity import identity
 from batchnorm.records.wording import duration, number, percent, rate
 
-__all__ = ["LiveTable", "PlainLines", "Silent", "observer"]
+__all__ = ["LiveTable", "PlainLines", "Silent", "clock", "observer"]
 
 Line = dict[str, Any]
 _NARROW = 60  # columns; below that placement and rate give way to loss and accuracy
@@ -169,8 +169,8 @@ class LiveTable(Silent):
         left = self._left()
         if self.began is None:
             return f"{text}, starting"
-        elapsed = f"{text}, {_clock(time.monotonic() - self.began)} so far"
-        return elapsed if left is None else f"{elapsed}, about {_clock(left)} left"
+        elapsed = f"{text}, {clock(time.monotonic() - self.began)} so far"
+        return elapsed if left is None else f"{elapsed}, about {clock(left)} left"
 
     def _left(self) -> float | None:
         """Seconds, at the pace since the first run began; epochs under way count as parts of a run."""
@@ -207,7 +207,7 @@ def _ending(lines: list[Line]) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Whole seconds, also beyond a minute, since this counts rather than measures."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,13 +1,14 @@
 """Runs side by side, each in a process of its own kind: joblib's, or this one where a single job is asked for."""
 
 import contextlib
+import functools
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
@@ -19,10 +20,11 @@ from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.plan import Task
 from batchnorm.lab.splits import Dataset, Split
 
-__all__ = ["default_jobs", "run_all"]
+__all__ = ["default_jobs", "in_processes", "run_all"]
 
 Line = dict[str, Any]
 Progress = Callable[[Line], None]
+T = TypeVar("T")
 _GPU_JOBS = 4  # each process holds some hundred MB of GPU memory before it computes anything
 
 
@@ -61,7 +63,28 @@ def run_all(
             yield _train(config, task, dataset, sample_indices, progress)
         return
     packed = _Packed.of(dataset)
-    calls = (joblib.delayed(_work)(config, task, packed, sample_indices, progress) for task in tasks)
+    yield from in_processes(
+        [functools.partial(_work, config, task, packed, sample_indices, progress) for task in tasks], jobs
+    )
+
+
+def in_processes(calls: Iterable[Callable[[], T]], jobs: int) -> Iterator[T]:
+    """Make the calls in worker processes, `jobs` at a time, and give each result as soon as it is there.
+
+    Closing the iterator, or an exception where it is consumed, stops the calls that are under way.
+
+    Args:
+        calls: must survive pickling, and so must their results.
+        jobs: processes; they end with this one, also when it is killed.
+
+    Raises:
+        ModelError: a worker process died.
+        BatchNormError: a call raised one, of the same type here as there.
+
+    Example:
+        >>> sorted(in_processes([functools.partial(pow, 2, n) for n in range(3)], jobs=2))
+        [1, 2, 4]
+    """
     parallel = joblib.Parallel(
         n_jobs=jobs,
         return_as="generator_unordered",
@@ -72,11 +95,11 @@ def run_all(
     )
     with warnings.catch_warnings(), _silent_tracker():
         warnings.simplefilter("ignore")
-        results = parallel(calls)
+        results = parallel(joblib.delayed(_outcome)(call) for call in calls)
         try:
             for outcome in results:
-                if isinstance(outcome, str):
-                    raise ModelError(outcome)
+                if isinstance(outcome, BatchNormError):
+                    raise outcome
                 yield outcome
         except BrokenProcessPool:
             raise ModelError(
@@ -85,6 +108,14 @@ def run_all(
             ) from None
         finally:
             results.close()
+
+
+def _outcome(call: Callable[[], T]) -> T | BatchNormError:
+    # Returned, because joblib would raise it here with the worker's whole traceback as its cause.
+    try:
+        return call()
+    except BatchNormError as error:
+        return error
 
 
 @contextlib.contextmanager
@@ -126,12 +157,9 @@ def _work(
     packed: "_Packed",
     sample_indices: Sequence[int],
     progress: Progress | None,
-) -> list[Line] | str:
-    """A run in a worker process: its lines, or the message of what went wrong."""
-    try:
-        return _train(config, task, packed.dataset(), sample_indices, progress)
-    except BatchNormError as error:
-        return str(error)
+) -> list[Line]:
+    """A run in a worker process."""
+    return _train(config, task, packed.dataset(), sample_indices, progress)
 
 
 @dataclass(frozen=True)
