@@ -15,6 +15,7 @@ import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from batchnorm.errors import BatchNormError, ModelError
+from batchnorm.lab.checkpoints import Checkpoints
 from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.plan import Task
 from batchnorm.lab.splits import Dataset, Split
@@ -26,9 +27,11 @@ Progress = Callable[[Line], None]
 _GPU_JOBS = 4  # each process holds some hundred MB of GPU memory before it computes anything
 
 
-def default_jobs(device: str) -> int:
-    """As many runs at a time as there are usable cores; a few where they share one accelerator."""
+def default_jobs(device: str, devices: int = 1) -> int:
+    """As many runs at a time as the usable cores have room for; a few where they share one accelerator."""
     cores = int(joblib.cpu_count())
+    if devices > 1:
+        return max(cores // devices, 1) if device == "cpu" else 1
     return cores if device == "cpu" else min(cores, _GPU_JOBS)
 
 
@@ -39,6 +42,7 @@ def run_all(
     sample_indices: Sequence[int],
     jobs: int,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[list[Line]]:
     """Do the runs, `jobs` at a time, and give the lines of each as soon as it ends.
 
@@ -51,6 +55,7 @@ def run_all(
         sample_indices: test samples whose predictions are kept.
         jobs: processes; with 1 everything happens in this one.
         progress: called in the working process with each epoch's line; it must survive pickling.
+        checkpoints: where a long run leaves its state.
 
     Raises:
         ModelError: a run failed, or a worker process died.
@@ -58,10 +63,12 @@ def run_all(
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
         for task in tasks:
-            yield _train(config, task, dataset, sample_indices, progress)
+            yield _train(config, task, dataset, sample_indices, progress, checkpoints)
         return
     packed = _Packed.of(dataset)
-    calls = (joblib.delayed(_work)(config, task, packed, sample_indices, progress) for task in tasks)
+    calls = (
+        joblib.delayed(_work)(config, task, packed, sample_indices, progress, checkpoints) for task in tasks
+    )
     parallel = joblib.Parallel(
         n_jobs=jobs,
         return_as="generator_unordered",
@@ -111,13 +118,14 @@ def _train(
     dataset: Dataset,
     sample_indices: Sequence[int],
     progress: Progress | None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Line]:
     # Late, because it takes seconds to load and the process that only gives out work does not need it.
     from batchnorm.lab.training import train
 
     if progress is not None:
         progress({"kind": "started", **task.identity(), "epoch": 0})
-    return train(config, task, dataset, sample_indices, progress)
+    return train(config, task, dataset, sample_indices, progress, checkpoints)
 
 
 def _work(
@@ -126,10 +134,11 @@ def _work(
     packed: "_Packed",
     sample_indices: Sequence[int],
     progress: Progress | None,
+    checkpoints: Checkpoints | None,
 ) -> list[Line] | str:
     """A run in a worker process: its lines, or the message of what went wrong."""
     try:
-        return _train(config, task, packed.dataset(), sample_indices, progress)
+        return _train(config, task, packed.dataset(), sample_indices, progress, checkpoints)
     except BatchNormError as error:
         return str(error)
 
