@@ -20,7 +20,7 @@ from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.plan import Task
 from batchnorm.lab.splits import Dataset, Split
 
-__all__ = ["default_jobs", "run_all"]
+__all__ = ["Packed", "crowding", "default_jobs", "run_all"]
 
 Line = dict[str, Any]
 Progress = Callable[[Line], None]
@@ -33,6 +33,17 @@ def default_jobs(device: str, devices: int = 1) -> int:
     if devices > 1:
         return max(cores // devices, 1) if device == "cpu" else 1
     return cores if device == "cpu" else min(cores, _GPU_JOBS)
+
+
+def crowding(jobs: int, device: str, devices: int) -> str | None:
+    """What to say where runs on several devices have more processes than the machine has cores; else None."""
+    cores, processes = int(joblib.cpu_count()), jobs * devices
+    if devices == 1 or device != "cpu" or processes <= cores:
+        return None
+    return (
+        f"{jobs} run{'s' if jobs > 1 else ''} at a time on {devices} devices are {processes} processes on {cores} usable "
+        f"core{'s' if cores > 1 else ''}: they wait for each other; fewer --jobs or --devices take no longer"
+    )
 
 
 def run_all(
@@ -65,7 +76,7 @@ def run_all(
         for task in tasks:
             yield _train(config, task, dataset, sample_indices, progress, checkpoints)
         return
-    packed = _Packed.of(dataset)
+    packed = Packed.of(dataset)
     calls = (
         joblib.delayed(_work)(config, task, packed, sample_indices, progress, checkpoints) for task in tasks
     )
@@ -131,7 +142,7 @@ def _train(
 def _work(
     config: CompareConfig,
     task: Task,
-    packed: "_Packed",
+    packed: "Packed",
     sample_indices: Sequence[int],
     progress: Progress | None,
     checkpoints: Checkpoints | None,
@@ -144,20 +155,22 @@ def _work(
 
 
 @dataclass(frozen=True)
-class _Packed:
+class Packed:
     """A data set as numpy arrays, which joblib shares between processes instead of copying them."""
 
     rest: Dataset
     arrays: tuple[np.ndarray[Any, Any], ...]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Packed":
+    def of(cls, dataset: Dataset) -> "Packed":
+        """Share the memory of the tensors."""
         splits = (dataset.train, dataset.validation, dataset.test)
         arrays = tuple(tensor.numpy() for split in splits for tensor in (split.x, split.y))
         empty = Split(torch.empty(0), torch.empty(0))
         return cls(replace(dataset, train=empty, validation=empty, test=empty), arrays)
 
     def dataset(self) -> Dataset:
+        """The data set, in the memory of the arrays, to be read only."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the arrays are read-only, and only read
             tensors = [torch.from_numpy(array) for array in self.arrays]
