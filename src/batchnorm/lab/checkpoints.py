@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,9 @@ class Checkpoint:
             self.refuse("is damaged")
             return None
         try:
-            saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch remarks on a strange file, our note says
+                saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:  # a file of ours that this torch cannot read, or of somebody else
             self.refuse(f"cannot be loaded: {_line(error)}")
             return None

@@ -127,10 +127,7 @@ class _OnDask:
     def results(
         self, work: Work, items: Sequence[Any], shared: Any, most: int | None = None
     ) -> Iterator[Any]:
-        with (
-            _named_failures(self.shown),
-            joblib.parallel_config(backend="dask", client=self.client, scatter=[shared]),
-        ):
+        with _named_failures(self.shown), joblib.parallel_config(backend=_back_end(self.client, shared)):
             # The back end counts all workers whatever it is told; what is not sent out is not begun.
             parallel = joblib.Parallel(
                 return_as="generator_unordered", batch_size=1, pre_dispatch=most or "2 * n_jobs"
@@ -140,6 +137,17 @@ class _OnDask:
                 yield from found
             finally:
                 found.close()
+
+
+def _back_end(client: Any, shared: Any) -> Any:
+    from joblib._dask import DaskDistributedBackend
+
+    class Elsewhere(DaskDistributedBackend):  # type: ignore[misc]
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            # Joblib makes the calls itself where there is room for one only.
+            return max(int(super().effective_n_jobs(n_jobs)), 2)
+
+    return Elsewhere(client=client, scatter=[shared])
 
 
 @dataclass(frozen=True)
@@ -182,16 +190,21 @@ class _OnRay:
         room = int(self.ray.cluster_resources().get("CPU", 1))
         count = max(min(room, most or room, len(items)), 1)
         reference = self.ray.put(shared)
-        # Joblib cannot give Ray's results one by one, and what has ended must reach the disk: so it gets
-        # as many at a time as run at a time.
-        with (
-            _named_failures("--cluster 'ray'"),
-            joblib.parallel_config(backend="ray"),
-            joblib.Parallel(n_jobs=count, batch_size=1) as parallel,
-        ):
-            for start in range(0, len(items), count):
-                call = joblib.delayed(functools.partial(_fetched, work, reference))
-                yield from parallel(call(item) for item in items[start : start + count])
+        with _named_failures("--cluster 'ray'"):
+            if count == 1:  # joblib would make the calls itself
+                remote = self.ray.remote(_fetched)
+                for item in items:
+                    yield self.ray.get(remote.remote(work, reference, item))
+                return
+            # Joblib cannot give Ray's results one by one, and what has ended must reach the disk: so it gets
+            # as many at a time as run at a time.
+            with (
+                joblib.parallel_config(backend="ray"),
+                joblib.Parallel(n_jobs=count, batch_size=1) as parallel,
+            ):
+                for start in range(0, len(items), count):
+                    call = joblib.delayed(functools.partial(_fetched, work, reference))
+                    yield from parallel(call(item) for item in items[start : start + count])
 
 
 def _fetched(work: Work, reference: Any, item: Any) -> Any:

@@ -62,7 +62,7 @@ def scalars(run: Run) -> list[Scalar]:
 def parameters(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """What a run was made with: its arm, placement, rate and seed, and the settings of its comparison."""
     own = {key: run.header[key] for key in _IDENTITY if run.header.get(key) is not None}
-    return own | {key: value for key, value in settings.items() if key not in own}
+    return settings | own
 
 
 def _of(line: dict[str, Any], names: dict[str, str], step: int) -> list[Scalar]:

@@ -1,6 +1,7 @@
-"""MLflow, as files: one MLflow run a run, `mlflow ui --backend-store-uri DIR/mlflow`."""
+"""MLflow, in one SQLite file: one MLflow run a run, `mlflow ui --backend-store-uri sqlite:///DIR/mlflow/mlflow.db`."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,27 @@ from batchnorm.records.store import Run
 
 __all__ = ["Book"]
 
+FILE_NAME = "mlflow.db"
 _EXPERIMENT = "batchnorm"
 _MOST = 1000  # metrics in one request; MLflow refuses more
 _LONGEST = 5000  # characters of a parameter
 
 
 class Book:
-    """A file store in a folder; see `batchnorm.lab.logs.Logbook`."""
+    """A database in a folder; see `batchnorm.lab.logs.Logbook`."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=folder.resolve().as_uri())
+        for name in ("mlflow", "alembic"):  # they remark on every table that they make
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._client = MlflowClient(tracking_uri=f"sqlite:///{folder.resolve() / FILE_NAME}")
         self._settings = settings
         there = self._client.get_experiment_by_name(_EXPERIMENT)
-        self._experiment = (
-            self._client.create_experiment(_EXPERIMENT) if there is None else there.experiment_id
-        )
+        if there is None:
+            files = (folder / "artifacts").resolve().as_uri()  # else a folder of the working directory
+            self._experiment = self._client.create_experiment(_EXPERIMENT, artifact_location=files)
+        else:
+            self._experiment = there.experiment_id
         self._written: set[str] = set()
         for run in self._runs():
             if run.info.status == "FINISHED":
