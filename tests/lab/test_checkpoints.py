@@ -92,7 +92,9 @@ def test_one_that_cannot_be_used_is_removed_with_a_note(group, change, said):
 def test_no_code_in_it_is_run(group, tmp_path):
     trap = tmp_path / "trap"
     checkpoint = group.of_run("a")
-    checkpoint.path.write_bytes(saved({"format": 1, "run": "a", "settings": group.settings, "state": Bomb(trap)}))
+    checkpoint.path.write_bytes(
+        saved({"format": 1, "run": "a", "settings": group.settings, "state": Bomb(trap)})
+    )
     assert group.of_run("a").load() is None
     assert not trap.exists()
     checkpoint.path.write_bytes(rewritten(pickle.dumps(Bomb(trap))))

@@ -94,7 +94,7 @@ def explode(item, shared):
 def test_what_nobody_expected_is_one_line_too(dask):
     with (
         cluster.named(dask).connected() as connection,
-        pytest.raises(ModelError, match=r"--cluster 'dask://.*OSError: 1 is gone; finished runs are kept$"),
+        pytest.raises(ModelError, match=r"--cluster 'dask://.*OSError: 1 is gone; .*finished runs are kept$"),
     ):
         list(connection.results(explode, [1], None))
 
@@ -117,7 +117,9 @@ def test_a_worker_that_is_lost_again_and_again_is_explained(tmp_path):
     with (
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as local,
         cluster.named(local.scheduler_address.replace("tcp://", "dask://")).connected() as connection,
-        pytest.raises(ModelError, match=r"a run could not be done there: KilledWorker: .*finished runs are kept$"),
+        pytest.raises(
+            ModelError, match=r"could not be done there: (KilledWorker|FutureCancelledError): .*out of memory"
+        ),
     ):
         list(cluster.run_on(connection, config, plan(config, ("after",)), tiny.dataset(), []))
 

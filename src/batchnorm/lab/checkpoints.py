@@ -31,8 +31,8 @@ _FORMAT = 1
 class Checkpoints:
     """Where the runs of a results folder keep their state; goes by value to the processes that train.
 
-    Only the driver makes and empties the folder. A worker that does not see it, on another machine without a shared file
-    system, writes nothing: its runs start again where they would have gone on.
+    Only the driver makes and empties the folder. A worker that does not see it, on another machine without a shared
+    file system, writes nothing: its runs start again where they would have gone on.
 
     Args:
         folder: the folder of the checkpoints.

@@ -237,8 +237,8 @@ def run_on(
 ) -> Iterator[list[Line]]:
     """Do the runs on a cluster and give the lines of each as soon as it ends; the same lines as here, times aside.
 
-    The data travels. A model of the user's own is loaded on the worker's machine, where its file must be under the same path
-    and have the same text.
+    The data travels. A model of the user's own is loaded on the worker's machine, where its file must be under the same
+    path and have the same text.
 
     Args:
         connection: to the cluster.
@@ -297,7 +297,8 @@ def _named_failures(shown: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"{shown}: a run could not be done there: {_line(error)}; finished runs are kept"
+            f"{shown}: a run could not be done there: {_line(error)}; a worker that was lost may have run out of "
+            "memory; finished runs are kept"
         ) from None
 
 

@@ -173,7 +173,7 @@ def _place(config: CompareConfig, cluster: str | None) -> clusters.Cluster | Non
         return None
     if config.devices > 1:
         raise UsageError(
-            f"--devices {config.devices} and --cluster {cluster!r} do not go together: a run on a cluster has one device"
+            f"--devices {config.devices} and --cluster {cluster!r} do not go together: there a run has one device"
         )
     return clusters.named(cluster)
 
@@ -196,7 +196,7 @@ def _refuse_small_splits(config: CompareConfig, dataset: Dataset) -> None:
 
 @dataclass(frozen=True)
 class _Shift:
-    """Does runs, one after another or side by side, and brings what they return to the store and to who wants to know."""
+    """Does runs, here or elsewhere, and brings what they return to the store and to who wants to know."""
 
     prepared: Prepared
     store: Store

@@ -224,7 +224,8 @@ def _batch_size(value: Any, devices: int) -> int:
     size = whole("--batch-size", value, least=2)
     if size < 2 * devices:
         raise UsageError(
-            f"--batch-size {value!r} is split over --devices {devices} and must be at least {2 * devices}: two samples each"
+            f"--batch-size {value!r} is split over --devices {devices} and must be at least {2 * devices}: "
+            "two samples each"
         )
     return size
 

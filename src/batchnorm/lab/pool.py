@@ -41,8 +41,8 @@ def crowding(jobs: int, device: str, devices: int) -> str | None:
     if devices == 1 or device != "cpu" or processes <= cores:
         return None
     return (
-        f"{jobs} run{'s' if jobs > 1 else ''} at a time on {devices} devices are {processes} processes on {cores} usable "
-        f"core{'s' if cores > 1 else ''}: they wait for each other; fewer --jobs or --devices take no longer"
+        f"{jobs} run{'s' if jobs > 1 else ''} at a time on {devices} devices are {processes} processes on {cores} "
+        f"usable core{'s' if cores > 1 else ''}: they wait for each other; fewer --jobs or --devices take no longer"
     )
 
 

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch import distributed as dist
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from batchnorm.errors import BatchNormError, ModelError
 from batchnorm.lab import isolation, pool
@@ -144,8 +144,8 @@ def launch(
     """Call `function(fabric, ranks, *arguments)` in a new process for each device; all end with this call.
 
     Args:
-        function: importable by name, as are the classes of the arguments; each process starts by importing the main module,
-            so a script of your own needs `if __name__ == "__main__":`.
+        function: importable by name, as are the classes of the arguments; each process starts by importing the main
+            module, so a script of your own needs `if __name__ == "__main__":`.
         devices: number of processes.
         device: `cpu` or `cuda`.
         precision: as Fabric names it.
@@ -227,10 +227,17 @@ def _own_group() -> Iterator[None]:
     hidden = (*_PLACES, _LOG_LEVEL)
     before = {name: os.environ.pop(name) for name in hidden if name in os.environ}
     os.environ[_LOG_LEVEL] = "ERROR"  # where C++ remarks that all weights were used
+    # A worker of joblib's starts its processes in a way that theirs would not know.
+    method = multiprocessing.get_start_method(allow_none=True)
+    foreign = method is not None and method not in multiprocessing.get_all_start_methods()
+    if foreign:
+        multiprocessing.set_start_method("spawn", force=True)
     try:
         with isolation.quiet():
             yield
     finally:
+        if foreign:
+            multiprocessing.set_start_method(method, force=True)
         for name in hidden:
             os.environ.pop(name, None)
         os.environ.update(before)

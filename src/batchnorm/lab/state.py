@@ -57,7 +57,7 @@ def restore(state: State, module: nn.Module, optimizer: torch.optim.Optimizer) -
             if isinstance(value, Tensor):
                 now = vars(parts[path]).get(name)
                 value = value.to(now.device) if isinstance(now, Tensor) else value
-            vars(parts[path])[name] = value
+            parts[path].__dict__[name] = value
     optimizer.load_state_dict(state["optimizer"])
 
 

@@ -37,7 +37,9 @@ def tensorboard(folder):
         for name in events.Tags()["scalars"]:
             for event in events.Scalars(name):
                 values.setdefault((name, event.step), []).append(event.value)
-        texts = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("settings/text_summary")]
+        texts = [
+            event.tensor_proto.string_val[0].decode() for event in events.Tensors("settings/text_summary")
+        ]
         found[path.name] = values, texts
     return found
 
@@ -182,7 +184,9 @@ def test_bad_values_are_quoted(value, said):
 @pytest.mark.parametrize("name", logs.KNOWN)
 def test_a_missing_extra_is_named_with_its_command(monkeypatch, name):
     there = extras.importlib.util.find_spec
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda asked: None if asked == name else there(asked))
+    monkeypatch.setattr(
+        extras.importlib.util, "find_spec", lambda asked: None if asked == name else there(asked)
+    )
     with pytest.raises(MissingExtraError) as caught:
         logs.chosen(name)
     assert str(caught.value) == f"{name} not installed: pip install 'batchnorm[{name}]'"

@@ -1,4 +1,4 @@
-"""Loggers as readers of the records: each finished run is copied to them by the driver, once, into the results folder."""
+"""Loggers as readers of the records: the driver copies each finished run to them, once, inside the results folder."""
 
 import importlib
 from collections.abc import Iterable, Sequence
