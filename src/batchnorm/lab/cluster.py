@@ -142,7 +142,7 @@ class _OnDask:
 def _back_end(client: Any, shared: Any) -> Any:
     from joblib._dask import DaskDistributedBackend
 
-    class Elsewhere(DaskDistributedBackend):  # type: ignore[misc]
+    class Elsewhere(DaskDistributedBackend):
         def effective_n_jobs(self, n_jobs: int) -> int:
             # Joblib makes the calls itself where there is room for one only.
             return max(int(super().effective_n_jobs(n_jobs)), 2)
@@ -163,9 +163,8 @@ class Ray:
         ours = not ray.is_initialized()
         with _silent("ray"):
             if ours:
-                here = (
-                    {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
-                )
+                here: dict[str, Any] = {"address": "local", "include_dashboard": False}
+                here = {} if os.environ.get("RAY_ADDRESS") else here
                 try:
                     ray.init(
                         log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **here

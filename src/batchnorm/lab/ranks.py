@@ -202,7 +202,11 @@ class _OnRank:
     def __call__(self, fabric: Fabric) -> Any:
         pool._end_with(os.getppid())
         try:
-            return self.function(fabric, Together(fabric), *self.arguments)
+            found = self.function(fabric, Together(fabric), *self.arguments)
+            # All together: a thread of the group that is still there when the interpreter ends aborts the process.
+            dist.barrier()
+            dist.destroy_process_group()
+            return found
         except (Exception, SystemExit) as error:
             ours = isinstance(error, BatchNormError)
             said = str(error) if ours else f"{self.what} failed: {describe(error)}"
