@@ -191,9 +191,9 @@ class _OnRay:
         reference = self.ray.put(shared)
         with _named_failures("--cluster 'ray'"):
             if count == 1:  # joblib would make the calls itself
-                remote = self.ray.remote(_fetched)
+                remote = self.ray.remote(work)  # which gets what the reference stands for
                 for item in items:
-                    yield self.ray.get(remote.remote(work, reference, item))
+                    yield self.ray.get(remote.remote(item, reference))
                 return
             # Joblib cannot give Ray's results one by one, and what has ended must reach the disk: so it gets
             # as many at a time as run at a time.
