@@ -84,7 +84,7 @@ def test_as_many_jobs_as_usable_cores_and_few_on_one_accelerator(monkeypatch):
 
 def test_a_data_set_survives_packing():
     data = tiny.dataset()
-    again = pool._Packed.of(data).dataset()
+    again = pool.Packed.of(data).dataset()
     assert again.digest == data.digest
     assert again.class_names == data.class_names
     for name in ("train", "validation", "test"):

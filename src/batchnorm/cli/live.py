@@ -52,6 +52,9 @@ class Silent:
         self.total += len(tasks)
         self.done += len(tasks) - missing
 
+    def noted(self, text: str) -> None:
+        """Something that changes no number and that a person should know."""
+
 
 class PlainLines(Silent):
     """One line a finished run, for pipes and log files."""
@@ -74,6 +77,10 @@ class PlainLines(Silent):
         """Say why there are more runs now."""
         super().extended(tasks, missing)
         self._say(_extension(tasks))
+
+    def noted(self, text: str) -> None:
+        """Say it."""
+        self._say(f"Note: {text}")
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -127,6 +134,10 @@ class LiveTable(Silent):
         with self.lock:
             super().extended(tasks, missing)
         self.console.print(_extension(tasks), markup=False, soft_wrap=True)
+
+    def noted(self, text: str) -> None:
+        """Say it above the table."""
+        self.console.print(f"Note: {text}", markup=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
         """The table as it stands; called by rich's own thread."""

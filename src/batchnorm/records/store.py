@@ -38,6 +38,12 @@ class Run:
         """The run's identity, unique in a folder."""
         return str(self.header["run"])
 
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> "Run":
+        """The run that whole lines are of, from `run` to `final`."""
+        (run,) = _gather(list(lines), Records({}))
+        return run
+
 
 @dataclass
 class Records:
