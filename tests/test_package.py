@@ -72,12 +72,20 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = bn.BatchNorm4d
 
 
+# Of extras that are too large for every test run (pyproject.toml); each has one module that only its option loads.
+UNINSTALLED = ("mlflow", "ray", "wandb")
+
+
 def test_every_module_says_what_it_offers() -> None:
     for info in pkgutil.walk_packages(bn.__path__, "batchnorm."):
         # The kernels' file has the ending of an extension module, and is none.
         if info.name.endswith(("__main__", "libbatchnorm_native")):
             continue
-        module = importlib.import_module(info.name)
+        try:
+            module = importlib.import_module(info.name)
+        except ModuleNotFoundError as missing:
+            assert missing.name in UNINSTALLED, info.name
+            continue
         assert module.__doc__, info.name
         for name in module.__all__:
             assert hasattr(module, name), (info.name, name)
