@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from batchnorm.cli import main
 from batchnorm.lab import experiments, judging
 from batchnorm.lab.experiments import layer_norm
+from batchnorm.records import read
+from tests.lab.test_cluster import dask  # noqa: F401 (a fixture)
 from tests.report.browsing import chromium  # noqa: F401 (a fixture)
 
 TWO = ("before-and-after", "layer-norm")
@@ -93,6 +95,16 @@ def test_a_contradiction_shows_in_terminal_verdicts_and_page(lab, tmp_path, monk
         (["run", "all", "--seeds", "1"], "--seeds '1' must be at least 3"),
         (["run", "all", "--jobs", "none"], "--jobs 'none' is not a whole number of at least 1"),
         (["run", "all", "--data", "imagenet"], "--data 'imagenet' is unknown; choose from digits, mnist"),
+        (
+            ["run", "all", "--cluster", "slurm"],
+            "--cluster 'slurm' is unknown; choose dask://HOST:PORT or ray",
+        ),
+        (["run", "all", "--cluster", "dask://host"], "--cluster 'dask://host' needs a host and a port"),
+        (
+            ["run", "all", "--log", "paper"],
+            "--log 'paper' is unknown; choose from tensorboard, wandb, mlflow",
+        ),
+        (["run", "all", "--log", "wandb,wandb"], "--log 'wandb,wandb' has 'wandb' twice"),
         (["walk"], "command 'lab walk' is unknown; choose from list, run, report, pictures"),
         (["report", "nowhere"], "'nowhere' holds no results of the lab"),
         (["report"], "there is no survey in 'batchnorm-runs'"),
@@ -107,6 +119,35 @@ def test_a_mistake_is_one_line_and_writes_nothing(lab, tmp_path, arguments, mess
     assert found.stderr.startswith(f"error: {message}")
     assert found.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (["--cluster", "dask://host:1"], "dask"),
+        (["--cluster", "ray"], "ray"),
+        (["--log", "mlflow"], "mlflow"),
+    ],
+)
+def test_a_missing_extra_is_one_line_with_its_command(lab, tmp_path, monkeypatch, arguments, extra):
+    monkeypatch.setattr("batchnorm.extras._installed", lambda _: False)
+    found = lab("run", "all", *arguments)
+    assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert found.stderr.endswith(f"pip install 'batchnorm[{extra}]'\n")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_cluster_and_a_log_change_nothing_in_the_output(lab, dask, tmp_path):  # noqa: F811
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    fixed = ("run", "layer-norm", "--quick", "--jobs", "1")
+    found = lab(*fixed, "--out", "there", "--cluster", dask, "--log", "tensorboard")
+    assert (found.exit_code, found.stderr) == (0, "")
+    here = lab(*fixed, "--out", "here").stdout
+    assert [
+        re.sub(r"[\d.]+ m?s$", "", text) for text in found.stdout.replace("there", "here").splitlines()
+    ] == [re.sub(r"[\d.]+ m?s$", "", text) for text in here.splitlines()]
+    logged = set(os.listdir(tmp_path / "there/layer-norm/tensorboard"))
+    assert logged == {*read(tmp_path / "there/layer-norm").runs, "verdict-1"}
 
 
 def test_an_experiment_that_fails_ends_in_one_line_after_the_others_pages(lab, tmp_path, monkeypatch):

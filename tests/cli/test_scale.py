@@ -1,4 +1,4 @@
-"""`--devices`, `--cluster` and `--log` as typed: bad values are one line and nothing is written."""
+"""`--devices`, `--cluster` and `--log` of `compare` as typed: bad values are one line and nothing is written."""
 
 import pytest
 from click.testing import CliRunner

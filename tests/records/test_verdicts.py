@@ -5,7 +5,8 @@ import os
 import pytest
 
 from batchnorm.errors import StoreError
-from batchnorm.records.verdicts import VERDICTS_NAME, append_verdicts, read_verdicts
+from batchnorm.records.scalars import scalars
+from batchnorm.records.verdicts import VERDICTS_NAME, append_verdicts, read_verdicts, verdict_runs
 
 
 def line(claim, verdict="reproduced", value=1.0):
@@ -44,3 +45,19 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / VERDICTS_NAME).mkdir()
     with pytest.raises(StoreError, match=r"cannot write '.*verdicts.jsonl': Is a directory"):
         append_verdicts(tmp_path, [line(1)])
+
+
+def test_each_verdict_of_a_claim_is_a_run_for_the_logs(tmp_path):
+    assert verdict_runs(tmp_path, 1) == []
+    append_verdicts(tmp_path, [{**line(1, value=2.0), "low": 1.5, "high": None, "unit": "times"}, line(2)])
+    append_verdicts(tmp_path, [line(1, "partly", None), line(1, "not reproduced", 0.5)])
+    found = verdict_runs(tmp_path, 1)
+    assert [(run.name, run.header["verdict"]) for run in found] == [
+        ("verdict-1", "reproduced"), ("verdict-2", "partly"), ("verdict-3", "not reproduced"),
+    ]  # fmt: skip
+    assert [{scalar.name: scalar.value for scalar in scalars(run)} for run in found] == [
+        {"verdict/value": 2.0, "verdict/low": 1.5, "verdict/reproduced": 1.0},
+        {"verdict/reproduced": 0.5},
+        {"verdict/value": 0.5, "verdict/reproduced": 0.0},
+    ]
+    assert found[0].header["unit"] == "times"

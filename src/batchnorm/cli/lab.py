@@ -77,9 +77,22 @@ def show_list() -> None:
     metavar="NAME",
     help="digits, mnist, fashion-mnist or cifar10, for the claims that train on a data set.",
 )
+@click.option(
+    "--cluster",
+    metavar="WHERE",
+    help="Do the runs on a cluster: dask://HOST:PORT, or ray (the cluster of RAY_ADDRESS, or one on this machine).",
+)
+@click.option(
+    "--log",
+    metavar="LIST",
+    help="tensorboard, wandb, mlflow: each finished run and each verdict go there too, into a folder inside the "
+    "claim's, offline.",
+)
 @click.option("--quiet", is_flag=True, help="Print only where the atlas lies.")
 @click.pass_obj
-def do_run(typed: str, *, names: tuple[str, ...], out: str | None, quiet: bool, **values: Any) -> None:
+def do_run(
+    typed: str, *, names: tuple[str, ...], out: str | None, log: str | None, quiet: bool, **values: Any
+) -> None:
     """Run the claims NAME..., or all of them, judge each by its criterion, and draw a page a claim and an atlas.
 
     Example: batchnorm lab run layer-norm --quick
@@ -88,7 +101,7 @@ def do_run(typed: str, *, names: tuple[str, ...], out: str | None, quiet: bool, 
     problem: BatchNormError | None = None
     with watcher(console, quiet=quiet) as display:
         try:
-            folder = _survey(names, out, display, typed, values)
+            folder = _survey(names, out, display, typed, {"log": log or (), **values})
         except KeyboardInterrupt:
             display.__exit__(None, None, None)
             _say_how_to_go_on(display, typed)

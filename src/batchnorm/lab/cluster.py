@@ -2,14 +2,15 @@
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import joblib
 import torch
@@ -24,10 +25,11 @@ from batchnorm.lab.plan import Task
 from batchnorm.lab.pool import Packed
 from batchnorm.lab.splits import Dataset
 
-__all__ = ["Cluster", "Connection", "Dask", "Ray", "Work", "named", "run_on"]
+__all__ = ["Cluster", "Connection", "Dask", "Ray", "Work", "alone", "named", "run_on", "versions"]
 
 Line = dict[str, Any]
 Work = Callable[[Any, Any], Any]
+T = TypeVar("T")
 
 _TIMEOUT = 10  # seconds for a scheduler to answer
 # A run sets the threads and the random state of its process: two at a time in one would disturb each other.
@@ -37,14 +39,17 @@ _ONE_RUN = threading.Lock()
 class Connection(Protocol):
     """An open way to the workers of a cluster."""
 
+    def room(self) -> int:
+        """How many calls the cluster can make at a time."""
+
     def results(
-        self, work: Work, items: Sequence[Any], shared: Any, most: int | None = None
+        self, work: Work, items: Iterable[Any], shared: Any, most: int | None = None
     ) -> Iterator[Any]:
         """Call `work(item, shared)` on the workers and give what it returns, in the order in which it ends.
 
         Args:
             work: a function that workers can import by name; it runs alone in its process.
-            items: small, one a call.
+            items: small, one a call; taken as they are sent, some more than are being made.
             shared: large; travels to a worker once.
             most: calls at a time; None for as many as the cluster has room for.
 
@@ -124,8 +129,11 @@ class _OnDask:
     def __init__(self, shown: str, client: Any) -> None:
         self.shown, self.client = shown, client
 
+    def room(self) -> int:
+        return max(sum(self.client.ncores().values()), 1)
+
     def results(
-        self, work: Work, items: Sequence[Any], shared: Any, most: int | None = None
+        self, work: Work, items: Iterable[Any], shared: Any, most: int | None = None
     ) -> Iterator[Any]:
         with _named_failures(self.shown), joblib.parallel_config(backend=_back_end(self.client, shared)):
             # The back end counts all workers whatever it is told; what is not sent out is not begun.
@@ -183,16 +191,20 @@ class _OnRay:
     def __init__(self, ray: Any) -> None:
         self.ray = ray
 
+    def room(self) -> int:
+        return max(int(self.ray.cluster_resources().get("CPU", 1)), 1)
+
     def results(
-        self, work: Work, items: Sequence[Any], shared: Any, most: int | None = None
+        self, work: Work, items: Iterable[Any], shared: Any, most: int | None = None
     ) -> Iterator[Any]:
-        room = int(self.ray.cluster_resources().get("CPU", 1))
-        count = max(min(room, most or room, len(items)), 1)
+        items = iter(items)
+        batch = list(itertools.islice(items, min(self.room(), most or self.room())))
+        count = max(len(batch), 1)
         reference = self.ray.put(shared)
         with _named_failures("--cluster 'ray'"):
             if count == 1:  # joblib would make the calls itself
                 remote = self.ray.remote(work)  # which gets what the reference stands for
-                for item in items:
+                for item in itertools.chain(batch, items):
                     yield self.ray.get(remote.remote(item, reference))
                 return
             # Joblib cannot give Ray's results one by one, and what has ended must reach the disk: so it gets
@@ -201,9 +213,10 @@ class _OnRay:
                 joblib.parallel_config(backend="ray"),
                 joblib.Parallel(n_jobs=count, batch_size=1) as parallel,
             ):
-                for start in range(0, len(items), count):
-                    call = joblib.delayed(functools.partial(_fetched, work, reference))
-                    yield from parallel(call(item) for item in items[start : start + count])
+                call = joblib.delayed(functools.partial(_fetched, work, reference))
+                while batch:
+                    yield from parallel([call(item) for item in batch])
+                    batch = list(itertools.islice(items, count))
 
 
 def _fetched(work: Work, reference: Any, item: Any) -> Any:
@@ -262,30 +275,52 @@ def _work(task: Task, shared: _Shared) -> list[Line] | str:
     """A run on a worker: its lines, or the message of what went wrong."""
     from batchnorm.lab.training import train
 
-    try:
-        here = _versions(shared.config.model)
-        for name, version in shared.versions.items():
-            if here[name] != version:
-                return f"the worker on {socket.gethostname()} has {name} {here[name]}, the driver {version}"
-        with _ONE_RUN:
-            if shared.progress is not None:
-                shared.progress({"kind": "started", **task.identity(), "epoch": 0})
-            return train(
-                shared.config,
-                task,
-                shared.data.dataset(),
-                shared.sample_indices,
-                shared.progress,
-                shared.checkpoints,
-            )
-    except BatchNormError as error:
-        return str(error)
+    def do() -> list[Line]:
+        if shared.progress is not None:
+            shared.progress({"kind": "started", **task.identity(), "epoch": 0})
+        return train(
+            shared.config,
+            task,
+            shared.data.dataset(),
+            shared.sample_indices,
+            shared.progress,
+            shared.checkpoints,
+        )
+
+    return alone(shared.versions, lambda: _versions(shared.config.model), do)
 
 
 def _versions(model: str) -> dict[str, str | None]:
-    """What the numbers of a run depend on beside its settings, without the part that names a build of torch."""
-    release = str(torch.__version__).partition("+")[0]
-    return {"batchnorm": __version__, "torch": release, f"--model {model!r}": targets.source_digest(model)}
+    return {**versions(), f"--model {model!r}": targets.source_digest(model)}
+
+
+def versions() -> dict[str, str | None]:
+    """What the numbers of every run depend on beside its settings, without the part that names a build of torch."""
+    return {"batchnorm": __version__, "torch": str(torch.__version__).partition("+")[0]}
+
+
+def alone(
+    versions: Mapping[str, str | None], here: Callable[[], Mapping[str, str | None]], do: Callable[[], T]
+) -> T | str:
+    """Do a run on a worker, alone in its process.
+
+    Args:
+        versions: what the driver has.
+        here: gives what the worker has, under the same names.
+        do: the run.
+
+    Returns:
+        What `do` does, or the message of what went wrong: a `BatchNormError`, or another version here.
+    """
+    try:
+        found = here()
+        for name, version in versions.items():
+            if found[name] != version:
+                return f"the worker on {socket.gethostname()} has {name} {found[name]}, the driver {version}"
+        with _ONE_RUN:
+            return do()
+    except BatchNormError as error:
+        return str(error)
 
 
 @contextlib.contextmanager

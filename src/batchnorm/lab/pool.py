@@ -85,10 +85,11 @@ def run_all(
             for task in tasks
         ],
         jobs,
+        or_else="a smaller --batch-size",
     )
 
 
-def in_processes(calls: Iterable[Callable[[], T]], jobs: int) -> Iterator[T]:
+def in_processes(calls: Iterable[Callable[[], T]], jobs: int, or_else: str | None = None) -> Iterator[T]:
     """Make the calls in worker processes, `jobs` at a time, and give each result as soon as it is there.
 
     Closing the iterator, or an exception where it is consumed, stops the calls that are under way.
@@ -96,6 +97,7 @@ def in_processes(calls: Iterable[Callable[[], T]], jobs: int) -> Iterator[T]:
     Args:
         calls: must survive pickling, and so must their results.
         jobs: processes; they end with this one, also when it is killed.
+        or_else: what may help beside fewer jobs when a worker dies, for the message.
 
     Raises:
         ModelError: a worker process died.
@@ -122,9 +124,10 @@ def in_processes(calls: Iterable[Callable[[], T]], jobs: int) -> Iterator[T]:
                     raise outcome
                 yield outcome
         except BrokenProcessPool:
+            remedies = " or ".join(filter(None, (f"fewer --jobs than {jobs}", or_else)))
             raise ModelError(
                 "a worker process died, perhaps for lack of memory; finished runs are kept: repeat the command "
-                f"with fewer --jobs than {jobs} or a smaller --batch-size"
+                f"with {remedies}"
             ) from None
         finally:
             results.close()

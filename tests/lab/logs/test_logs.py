@@ -8,14 +8,18 @@ import pytest
 from batchnorm import extras
 from batchnorm.errors import MissingExtraError, StoreError, UsageError
 from batchnorm.lab import logs
+from batchnorm.lab import run as run_lab
 from batchnorm.lab.compare import compare, prepare
+from batchnorm.lab.experiments import layer_norm
 from batchnorm.lab.logs import Logbooks
 from batchnorm.lab.plan import Task
 from batchnorm.lab.training import train
 from batchnorm.records import Run, read
 from batchnorm.records.scalars import scalars
+from batchnorm.records.verdicts import verdict_runs
 from tests.lab import tiny
 from tests.lab.test_compare import Log
+from tests.lab.test_survey import Told
 
 SETTINGS = {"epochs": 2, "data": "tiny", "norms": ["batch"], "set": {"momentum": 0.5}, "model_digest": None}
 
@@ -151,6 +155,61 @@ def test_a_comparison_logs_each_run_when_it_ends_and_earlier_ones_when_it_goes_o
     assert len(runs) == 4
     found = tensorboard(out / "tensorboard")
     assert {name: values for name, (values, _) in found.items()} == {n: expected(r) for n, r in runs.items()}
+
+
+def test_a_survey_logs_each_run_and_verdict_in_the_claims_folder_and_nothing_twice(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    folder = tmp_path / "layer-norm"
+    with pytest.raises(KeyboardInterrupt):
+        run_lab(["layer-norm"], tmp_path, quick=True, jobs=1, watcher=Told(stop_after=1))
+    with pytest.raises(KeyboardInterrupt):
+        run_lab(["layer-norm"], tmp_path, quick=True, jobs=1, watcher=Told(stop_after=2), log="tensorboard")
+    assert set(tensorboard(folder / "tensorboard")) == set(list(read(folder).runs)[:2])
+    for _ in range(2):
+        run_lab(["layer-norm"], tmp_path, quick=True, jobs=1, log="tensorboard")
+    monkeypatch.setattr(layer_norm, "LEAST", 3.0)  # another criterion, another verdict
+    run_lab(["layer-norm"], tmp_path, quick=True, jobs=1, log="tensorboard")
+    told = {run.name: run for run in [*read(folder).runs.values(), *verdict_runs(tmp_path, 11)]}
+    assert len(told) == 12 + 2
+    found = tensorboard(folder / "tensorboard")
+    assert {name: values for name, (values, _) in found.items()} == {n: expected(r) for n, r in told.items()}
+    assert all(len(texts) == 1 for _, texts in found.values())
+    settings = [json.loads(found[name][1][0]) for name in ("batch,seed=1", "verdict-2")]
+    assert [each["claim"] for each in settings] == [11, 11]
+    assert (settings[0]["arm"], settings[0]["seed"], settings[1]["verdict"]) == ("batch", 1, "partly")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_other_loggers_take_a_survey_too(name, tmp_path, monkeypatch):
+    pytest.importorskip(name, reason=f"the extra {name} is not installed")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        run_lab(["before-and-after"], "out", quick=True, jobs=1, log=name)
+    folder = tmp_path / "out" / "before-and-after" / name
+    expect = {*read(folder.parent).runs, "verdict-1"}
+    if name == "wandb":
+        assert len(list(folder.glob("offline-run-*"))) == len(expect)
+    else:
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("batchnorm").experiment_id
+        found = client.search_runs([experiment])
+        assert sorted(run.info.run_name for run in found) == sorted(expect)
+        assert all(run.data.params["claim"] == "10" for run in found)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_logger_that_fails_costs_no_run_of_the_lab(tmp_path, monkeypatch):
+    class Broken:
+        def write(self, run):
+            raise RuntimeError("no room")
+
+    monkeypatch.setattr(logs, "opened", lambda *_: Logbooks({"mlflow": Broken()}))
+    with pytest.raises(StoreError, match=r"--log mlflow failed for batch,seed=0: RuntimeError: no room;"):
+        run_lab(["layer-norm"], tmp_path, quick=True, jobs=1)
+    assert list(read(tmp_path / "layer-norm").runs) == ["batch,seed=0"]
 
 
 def test_a_logger_that_fails_is_named_and_the_runs_are_kept(tmp_path, monkeypatch):
