@@ -14,8 +14,11 @@ NAMES = (
     "rescale",
     "before-and-after",
     "layer-norm",
+    "population-statistics",
+    "dropout-shift",
     "gradient-explosion",
     "rank-collapse",
+    "recurrent-batch-norm",
 )
 
 
