@@ -16,11 +16,12 @@ from typing import Any
 from batchnorm.lab.experiment import Experiment, Scale, Task
 from batchnorm.records.charts import Axis, Chart, Panel, Points
 from batchnorm.records.claim import Source
+from batchnorm.records.estimates import geometric_mean
 from batchnorm.records.intervals import mean_interval
 from batchnorm.records.selection import distinct, seed_values, select, values
 from batchnorm.records.store import Line
 from batchnorm.records.verdict import Check, Verdict
-from batchnorm.records.wording import number, percent_interval, seeds
+from batchnorm.records.wording import number, plain_interval, seeds
 
 __all__ = ["EXPERIMENT"]
 
@@ -37,7 +38,11 @@ SPLITS = {
     "ragged-kinds": "a kind each, last of 2",
     "samples": "one sample each",
 }
-ARMS = {"update_bn": "torch's update_bn", "precise": "PreciseBN's formula", "recalibrate": "recalibrate"}
+ARMS = {
+    "update_bn": "torch's update_bn",
+    "precise": "PreciseBN's formula",
+    "recalibrate": "batchnorm.recalibrate",
+}
 
 
 def plan(scale: Scale) -> list[Task]:
@@ -144,7 +149,7 @@ def verdict(records: Sequence[Line]) -> Verdict:
               f"at most {largest} away",
               bool(worst) and all(w is not None and w <= TOLERANCE for w in worst.values())),
         Check(f"update_bn: a variance off by more than {MISSED:.0%} with a kind a batch, in every seed",
-              f"off by {percent_interval(mean_interval(missed))} in the worst channel",
+              f"off by {plain_interval(mean_interval(missed))} in the worst channel",
               bool(missed) and all(m is not None and m > MISSED for m in missed)),
     ]  # fmt: skip
     n = len(distinct(records, "seed"))
@@ -175,7 +180,7 @@ def _worst(records: Sequence[Line]) -> dict[int, float | None]:
 
 
 def _share(records: Sequence[Line], arm: str, split: str) -> str:
-    return percent_interval(mean_interval(values(records, "var_share", arm=arm, split=split, layer=1)))
+    return plain_interval(mean_interval(values(records, "var_share", arm=arm, split=split, layer=1)))
 
 
 def figures(records: Sequence[Line]) -> list[Chart]:
@@ -183,7 +188,7 @@ def figures(records: Sequence[Line]) -> list[Chart]:
     n = len(distinct(records, "seed"))
     caption = (
         f"Largest error of {FEATURES} channels in the first and {HIDDEN} in the second layer against numpy on all "
-        f"samples, in float64: mean over {seeds(n)} with 95% t intervals. An error of 0 is not drawn."
+        f"samples, in float64: geometric mean over {seeds(n)} with 95% t intervals. An error of 0 is not drawn."
     )
     found = verdict(records)
     off = mean_interval(values(records, "mean_error", arm="update_bn", split="ragged", layer=1))
@@ -221,9 +226,17 @@ def _panels(records: Sequence[Line], field: str, title: str) -> list[Panel]:
                 if select(records, arm=arm, split=split, layer=layer)
             }
             if columns:
-                marks.append(Points.over_seeds(arm, columns))
+                marks.append(_geometric(arm, columns))
         panels.append(Panel(marks, Axis("how the samples were cut"), Axis(title, log=True), title=words))
     return panels
+
+
+def _geometric(arm: str, columns: dict[float | str, list[float | None]]) -> Points:
+    found = [geometric_mean(column) for column in columns.values()]
+    y, low, high = (
+        [None if each is None else getattr(each, name) for each in found] for name in ("mean", "low", "high")
+    )
+    return Points(arm, list(columns), y, low, high)
 
 
 EXPERIMENT = Experiment(
