@@ -14,11 +14,14 @@ NAMES = (
     "rescale",
     "before-and-after",
     "layer-norm",
+    "batch-size",
+    "batch-renorm",
     "population-statistics",
     "dropout-shift",
     "gradient-explosion",
     "rank-collapse",
     "recurrent-batch-norm",
+    "ghost-batch-norm",
 )
 
 

@@ -23,7 +23,7 @@ __all__ = ["EXPERIMENT"]
 
 SMALL, LARGE = 4, 64
 WITHIN = 1.0  # points
-RATES = (0.04, 0.16, 0.32)  # for 64 samples
+RATES = (0.02, 0.05, 0.12)  # for 64 samples
 ARMS = {"batch": "batch norm", "renorm": "batch renormalization"}
 
 

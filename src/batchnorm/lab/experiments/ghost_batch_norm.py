@@ -22,7 +22,7 @@ from batchnorm.records.wording import number, plain_interval, seeds
 __all__ = ["EXPERIMENT"]
 
 LARGE, VIRTUAL = 1024, 32
-RATES = (0.003, 0.01, 0.03)  # at a batch of 32
+RATES = (0.01, 0.03, 0.1)  # at a batch of 32
 BATCHES = {"batch": LARGE, "ghost": LARGE, "small": VIRTUAL}
 ARMS = {
     "batch": f"batch norm, batch {LARGE}",
