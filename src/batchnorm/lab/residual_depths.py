@@ -49,8 +49,9 @@ NETWORKS = {
 }
 METHOD = (
     f"First weights: {BLOCKS} fully connected blocks F(x) = W relu(norm(x)) of width {WIDTH} on a Gaussian batch of "
-    f"{BATCH}; each seed takes the geometric mean over {DRAWS} networks. Training: the same blocks at width {NARROW}, "
-    f"{', '.join(map(str, DEPTHS[:-1]))} and {DEPTHS[-1]} of them, between a linear layer and an output, SGD with "
+    f"{BATCH}; each seed takes the geometric mean over {DRAWS} networks. Training: "
+    f"{', '.join(map(str, DEPTHS[:-1]))} or {DEPTHS[-1]} such blocks of width {NARROW} between a linear layer and an "
+    "output, SGD with "
     "momentum 0.9, batch 64, 100 steps quick and 300 full. Each arm has, at each depth, the best of its rates by "
     f"training accuracy: {_listed(BATCH_RATES)} with batch norm, {_listed(RATES)} without; where signals double with "
     f"each block {_listed(SHARES)} times 2^(-blocks / 2), as gradients grow by 2^(blocks / 2), and 0.01."

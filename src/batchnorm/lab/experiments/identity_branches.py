@@ -177,6 +177,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(100.0, 500.0),
+    seconds=(130.0, 550.0),
     uses_data=True,
 )

@@ -126,6 +126,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(60.0, 300.0),
+    seconds=(75.0, 320.0),
     uses_data=True,
 )
