@@ -140,7 +140,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(120.0, 600.0),
+    seconds=(110.0, 500.0),
     seeds=(6, 12),
     uses_data=True,
 )

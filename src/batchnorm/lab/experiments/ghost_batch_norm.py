@@ -154,7 +154,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(80.0, 350.0),
+    seconds=(68.0, 300.0),
     seeds=(6, 12),
     uses_data=True,
 )
