@@ -1,7 +1,7 @@
 """19. Do statistics of small virtual batches make large batches generalise better?
 
-Hoffer, Hubara and Soudry found large batches to generalise worse, and two causes: too few updates, and statistics that
-have too little noise. So all arms here have the same number of updates, the learning rate grows with the square root of
+Hoffer, Hubara and Soudry give large batches as many updates as small ones, and statistics of small virtual batches, so
+that they generalise as well. So all arms here have the same number of updates, the learning rate grows with the square root of
 the batch, and ghost batch norm cuts the batch of 1024 into groups of 32 for its statistics. Batch norm at a batch of 32
 with as many updates shows how large the gap is that ghost batch norm could close.
 """
@@ -17,7 +17,7 @@ from batchnorm.records.claim import Source
 from batchnorm.records.intervals import Interval, paired_difference
 from batchnorm.records.store import Line
 from batchnorm.records.verdict import Check, Verdict
-from batchnorm.records.wording import number, plain_interval, seeds
+from batchnorm.records.wording import count, plain_interval, seeds
 
 __all__ = ["EXPERIMENT"]
 
@@ -114,7 +114,7 @@ def figures(records: Sequence[Line]) -> list[Chart]:
         for arm, batch in BATCHES.items()
     ]
     rates = "; ".join(f"{words}: {rates_in_words(records, arm)}" for arm, words in ARMS.items())
-    steps = number(max(line["steps"] for line in records))
+    steps = count(max(line["steps"] for line in records))
     return [
         Chart(
             "error",
