@@ -121,8 +121,8 @@ EXPERIMENT = Experiment(
     title="Does batch renormalization help where batches are small?",
     claim="With small batches batch renormalization trains better than batch norm, and with large ones as well.",
     source=Source("S. Ioffe, Batch Renormalization, 2017", "https://arxiv.org/abs/1702.03275"),
-    published="No number is compared here. Wu and He 2018 give ResNet-50 on ImageNet at batch 4: error 26.3% with batch "
-    "renormalization, 27.3% with batch norm.",
+    published="No number is compared here. Wu and He 2018 give ResNet-50 on ImageNet at batch 4: error 26.3% with "
+    "batch renormalization, 27.3% with batch norm.",
     method=f"{NETWORK} 4 epochs quick and 10 full. Rates to choose from: {', '.join(f'{rate:g}' for rate in RATES)} "
     "for 64 "
     "samples, scaled with the batch. Schedule of the paper's shape: batch norm for the first 1/25 of the steps, then "
@@ -132,8 +132,8 @@ EXPERIMENT = Experiment(
     criterion=f"At batch {SMALL} the 95% interval of the error minus batch norm's, paired by seed, is below 0; at "
     f"batch {LARGE} it "
     f"lies within {WITHIN:g} point of 0.",
-    does_not_show="Whether it helps where the samples of a batch are not drawn at random, the other case that it is meant for: "
-    "batches here are shuffled.",
+    does_not_show="Whether it helps where the samples of a batch are not drawn at random, the other case that it is "
+    "meant for: batches here are shuffled.",
     arms=ARMS,
     plan=plan,
     run=run,

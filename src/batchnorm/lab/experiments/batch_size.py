@@ -149,7 +149,7 @@ def figures(records: Sequence[Line]) -> list[Chart]:
         ),
         Chart(
             "against-batch-norm",
-            f"At batch 2 batch norm's error was group norm's {plain_interval(lead, sign=True)} points",
+            f"Batch norm's error minus group norm's at batch 2: {plain_interval(lead, sign=True)} points",
             f"Error minus batch norm's at the same batch size, paired by seed: mean over {seeds(n)} with 95% t "
             "intervals. "
             "Below 0 the arm is better.",

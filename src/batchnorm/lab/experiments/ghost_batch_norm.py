@@ -1,7 +1,7 @@
 """19. Do statistics of small virtual batches make large batches generalise better?
 
 Hoffer, Hubara and Soudry give large batches as many updates as small ones, and statistics of small virtual batches, so
-that they generalise as well. So all arms here have the same number of updates, the learning rate grows with the square root of
+that they generalise as well. All arms here have the same number of updates, the rate grows with the square root of
 the batch, and ghost batch norm cuts the batch of 1024 into groups of 32 for its statistics. Batch norm at a batch of 32
 with as many updates shows how large the gap is that ghost batch norm could close.
 """
