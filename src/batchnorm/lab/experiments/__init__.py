@@ -10,6 +10,8 @@ __all__ = ["NAMES", "chosen", "load"]
 
 # In the order of their numbers. The file has the name with underscores, and holds EXPERIMENT.
 NAMES = (
+    "smoother-landscape",
+    "covariate-shift",
     "identity-branches",
     "rescale",
     "before-and-after",
