@@ -114,3 +114,11 @@ def test_evaluation_is_that_of_the_whole_split_in_evaluation_mode():
     share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert found.accuracy == pytest.approx((logits.argmax(1) == data.y.numpy()).mean(), abs=1e-6)
     assert found.loss == pytest.approx(-np.log(share[range(1000), data.y]).mean(), rel=1e-5)
+
+
+def test_what_follows_a_step_can_end_the_training():
+    whole, cut = linear(), linear()
+    fit(whole, clouds(), lr=0.3, steps=3, batch_size=6, seed=5)
+    found = fit(cut, clouds(), lr=0.3, steps=9, batch_size=6, seed=5, after=lambda step: step == 3)
+    assert len(found.losses) == 3
+    assert torch.equal(cut.weight, whole.weight)

@@ -60,7 +60,7 @@ def fit(
     seed: int,
     momentum: float = 0.0,
     decay: bool = False,
-    after: Callable[[int], None] | None = None,
+    after: Callable[[int], bool | None] | None = None,
 ) -> Fit:
     """Train with SGD on cross entropy; ends early at a loss that is not finite.
 
@@ -75,7 +75,8 @@ def fit(
         seed: of the order of the samples.
         momentum: of SGD. Default 0.
         decay: whether the rate falls in a straight line, from `lr` at the first step to `lr / steps` at the last.
-        after: called with the number of a step, from 1, when it is done; it may evaluate the model.
+        after: called with the number of a step, from 1, when it is done; it may evaluate the model. Where it returns
+            True the training ends.
 
     Returns:
         The losses.
@@ -101,8 +102,8 @@ def fit(
             break
         loss.backward()
         optimizer.step()
-        if after is not None:
-            after(step)
+        if after is not None and after(step):
+            break
     return Fit(losses)
 
 

@@ -10,10 +10,20 @@ __all__ = ["NAMES", "chosen", "load"]
 
 # In the order of their numbers. The file has the name with underscores, and holds EXPERIMENT.
 NAMES = (
+    "smoother-landscape",
+    "covariate-shift",
+    "identity-branches",
+    "rescale",
     "before-and-after",
     "layer-norm",
+    "batch-size",
+    "batch-renorm",
+    "population-statistics",
+    "dropout-shift",
     "gradient-explosion",
     "rank-collapse",
+    "recurrent-batch-norm",
+    "ghost-batch-norm",
 )
 
 
