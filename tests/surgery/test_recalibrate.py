@@ -384,38 +384,3 @@ def test_layers_that_are_not_called_are_named_and_keep_their_statistics():
     assert torch.equal(net.idle[0].running_mean, torch.zeros(2))
     assert net.idle[0].num_batches_tracked == 0
     assert_stats(net.used, data(20, 2))
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        lambda x: x,
-        lambda x: (x, torch.zeros(len(x))),
-        lambda x: [x, torch.zeros(len(x)), "name"],
-        lambda x: {"input": x},
-        lambda x: ({"input": x}, torch.zeros(len(x))),
-    ],
-)
-def test_forms_of_a_batch(batch):
-    x = data(20, 2)
-    assert_stats(bn.recalibrate(bn.BatchNorm1d(2), [batch(part) for part in x.split(6)]), x)
-
-
-def test_a_lone_tensor_or_dict_is_one_batch_and_batches_limits():
-    x = data(20, 2)
-    assert_stats(bn.recalibrate(bn.BatchNorm1d(2), x), x)
-    assert_stats(bn.recalibrate(bn.BatchNorm1d(2), {"input": x}), x)
-    assert_stats(bn.recalibrate(bn.BatchNorm1d(2), x.split(3), 4), x[:12])
-    assert_stats(bn.recalibrate(bn.BatchNorm1d(2), x.split(3), batches=100), x)
-    taken = iter(x.split(3))
-    bn.recalibrate(bn.BatchNorm1d(2), taken, 4)
-    assert torch.equal(next(taken), x[12:15])
-
-
-def test_a_loader_that_shuffles_gives_every_pass_the_same_batches():
-    x, net = data(64, 3, 8, 8), network()
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=16, shuffle=True)
-    torch.manual_seed(3)
-    new = bn.recalibrate(net, loader, 2)
-    seen = torch.cat([batch[0] for batch, _ in zip(loader, range(2), strict=False)])
-    assert_consistent(new, seen)
