@@ -14,6 +14,8 @@ NAMES = (
     "covariate-shift",
     "identity-branches",
     "rescale",
+    "placement",
+    "initialization",
     "before-and-after",
     "layer-norm",
     "batch-size",
@@ -24,6 +26,7 @@ NAMES = (
     "rank-collapse",
     "recurrent-batch-norm",
     "ghost-batch-norm",
+    "only-batch-norm",
 )
 
 
