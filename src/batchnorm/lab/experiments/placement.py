@@ -196,9 +196,9 @@ def figures(records: Sequence[Line]) -> list[Chart]:
     difference = Points(
         "after",
         ACTIVATIONS,
-        [None if each is None else each.mean for each in gains],
-        [None if each is None else each.low for each in gains],
-        [None if each is None else each.high for each in gains],
+        [_in_points(each and each.mean) for each in gains],
+        [_in_points(each and each.low) for each in gains],
+        [_in_points(each and each.high) for each in gains],
         label="after minus before",
     )
     rates = "; ".join(
@@ -218,9 +218,13 @@ def figures(records: Sequence[Line]) -> list[Chart]:
             f"After minus before the activation: {points(_after_minus_before(records))}",
             "Test accuracy with batch norm after minus before the activation, paired by seed, mean of batch norm "
             f"without and with weight and bias: mean over {seeds(n)} with 95% t intervals. Above 0, after is better.",
-            [Panel([difference], Axis("activation"), Axis("difference of test accuracy", percent=True))],
+            [Panel([difference], Axis("activation"), Axis("difference of test accuracy (points)"))],
         ),
     ]
+
+
+def _in_points(value: float | None) -> float | None:
+    return None if value is None else 100 * value
 
 
 EXPERIMENT = Experiment(
