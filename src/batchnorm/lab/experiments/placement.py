@@ -196,9 +196,9 @@ def figures(records: Sequence[Line]) -> list[Chart]:
     difference = Points(
         "after",
         ACTIVATIONS,
-        [_in_points(each and each.mean) for each in gains],
-        [_in_points(each and each.low) for each in gains],
-        [_in_points(each and each.high) for each in gains],
+        [_in_points(None if each is None else each.mean) for each in gains],
+        [_in_points(None if each is None else each.low) for each in gains],
+        [_in_points(None if each is None else each.high) for each in gains],
         label="after minus before",
     )
     rates = "; ".join(
