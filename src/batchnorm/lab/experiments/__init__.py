@@ -10,6 +10,9 @@ __all__ = ["NAMES", "chosen", "load"]
 
 # In the order of their numbers. The file has the name with underscores, and holds EXPERIMENT.
 NAMES = (
+    "faster-training",
+    "lenet",
+    "larger-rates",
     "smoother-landscape",
     "covariate-shift",
     "identity-branches",
