@@ -55,7 +55,7 @@ def test_what_contradicts_the_paper_is_said_first():
     assert "accuracy" in worse
     assert "drifted" not in worse
     steadier = load(NAME).verdict(records(drift=0.5)).surprise
-    assert "means of units drifted less" in steadier
+    assert steadier.startswith("Means of units drifted less")
     assert "variances of units drifted less" in steadier
 
 

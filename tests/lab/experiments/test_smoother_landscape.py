@@ -48,7 +48,7 @@ def test_verdict_turns(changed, holds, verdict):
 def test_a_rougher_landscape_with_batch_norm_is_said_first():
     assert load(NAME).verdict(records()).surprise == ""
     said = load(NAME).verdict(records(ratio=0.01)).surprise
-    assert "against the paper" in said
+    assert "larger with batch norm" in said
     assert "VGG" not in said
     assert "VGG" in load(NAME).verdict(records(vgg=0.5)).surprise
 

@@ -10,10 +10,15 @@ __all__ = ["NAMES", "chosen", "load"]
 
 # In the order of their numbers. The file has the name with underscores, and holds EXPERIMENT.
 NAMES = (
+    "faster-training",
+    "lenet",
+    "larger-rates",
     "smoother-landscape",
     "covariate-shift",
     "identity-branches",
     "rescale",
+    "placement",
+    "initialization",
     "before-and-after",
     "layer-norm",
     "batch-size",
@@ -24,6 +29,7 @@ NAMES = (
     "rank-collapse",
     "recurrent-batch-norm",
     "ghost-batch-norm",
+    "only-batch-norm",
 )
 
 

@@ -182,7 +182,8 @@ def _surprise(to_none: Interval | None, drifts: dict[str, Interval | None]) -> s
         for field, words in DRIFTS.items()
         if _below(drifts[field], 1)
     ]
-    return f"Against the paper, {', and '.join(said)}." if said else ""
+    text = ", and ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if said else ""
 
 
 def _below(found: Interval | None, bound: float) -> bool:
@@ -247,7 +248,7 @@ def figures(records: Sequence[Line]) -> list[Chart]:
     cosine = median_interval(list(_medians(records, "none", GROUPS[0], "cosine").values()))
     return [
         Chart("accuracy", f"The best rates on the validation split are {chosen}",
-              f"VGG-like network after training: mean over {n} with 95% t intervals.",
+              f"VGG-like network after training: mean over {n} with 95% t intervals; what diverged is left out.",
               [Panel(accuracy, Axis("learning rate", log=True), Axis("test accuracy", percent=True))]),
         Chart("drift", f"Means of units drift {plain_interval(drift)} times as far with noisy batch norm as without",
               f"Between two measurements {EVERY} steps apart, on the same {PROBE} samples in training mode, behind the "

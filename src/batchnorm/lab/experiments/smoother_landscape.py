@@ -153,7 +153,7 @@ def _surprise(betas: dict[tuple[float, float], Interval | None], vgg: Interval |
     rougher += ["the VGG-like network"] if _below_one(vgg) else []
     if not rougher:
         return ""
-    return f"Effective beta was larger with batch norm than without, against the paper, on: {'; '.join(rougher)}."
+    return f"Effective beta was larger with batch norm than without on: {'; '.join(rougher)}."
 
 
 def _below_one(found: Interval | None) -> bool:
