@@ -1,4 +1,4 @@
-# demo | test | lint | bench; every target sets up what it needs in .venv.
+# demo | test | lint | bench | pictures; every target sets up what it needs in .venv.
 #   TORCH_INDEX=<url>  take torch from that package index (PyTorch's CPU index saves gigabytes on Linux)
 #   SLOW=1             make test runs the slow tests too; TESTS="tests/ops tests/nn" runs those alone
 #   PYTHON=python3.12  the interpreter that makes .venv
@@ -11,7 +11,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
-.PHONY: help demo test lint bench clean
+# What docs/explanation/pictures.md shows, as CLAIM-CHART, and the claims to run for it.
+PICTURES := before-and-after-histograms layer-norm-axes
+CLAIMS := before-and-after layer-norm
+
+.PHONY: help demo test lint bench pictures clean
 help:
 	@sed -n 's/^# \{0,1\}//;1,5p' Makefile
 
@@ -23,6 +27,12 @@ test: .venv/test.done
 
 bench: .venv/lab.done
 	$(BIN)/batchnorm bench
+
+# Continues where it stopped; needs Chrome or Chromium for the drawing.
+pictures: .venv/pictures.done
+	$(BIN)/batchnorm lab run $(CLAIMS) --out batchnorm-runs/pictures
+	$(BIN)/batchnorm lab pictures $(PICTURES) --survey batchnorm-runs/pictures --out docs/images/lab --format svg --theme light,dark
+	$(BIN)/batchnorm lab pictures $(PICTURES) --survey batchnorm-runs/pictures --out docs/images/lab --format png
 
 lint: .venv/lint.done
 	$(BIN)/ruff check
@@ -51,6 +61,10 @@ clean:
 .venv/lab.done: .venv/batchnorm.done
 	@echo "Installing what compare and its report need: about 200 MB (scikit-learn, scipy, plotly, lightning, ...)"
 	$(PIP) 'batchnorm[lab]'
+	@touch $@
+
+.venv/pictures.done: .venv/lab.done
+	$(PIP) 'batchnorm[pictures]'
 	@touch $@
 
 .venv/test.done: .venv/lab.done

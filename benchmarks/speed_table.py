@@ -53,7 +53,7 @@ def _parts(results: Results) -> Iterator[str]:
     yield f"Measured on {results.machine['date']}: {machine_words(results.machine)}."
     yield f"Command: `{results.header['command']}`.\n"
     yield from (f"{sentence} " for sentence in answer(results))
-    yield "\n### Targets\n"
+    yield "\n### Targets\n\nLimit: what would be measured if ours took no longer than the copies that must be made.\n"
     yield from _table(TARGET_HEAD, target_rows(results), text=(0, 4))
     yield ""
     yield from (

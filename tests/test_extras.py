@@ -70,3 +70,14 @@ def test_what_is_required_is_what_the_extra_installs() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     names = {entry.partition(">")[0] for entry in project["optional-dependencies"]["lab"]}
     assert names == {"scikit-learn" if name == "sklearn" else name for name in extras._LAB}
+
+
+def test_pictures_name_their_own_extra(monkeypatch) -> None:
+    there = extras.importlib.util.find_spec
+    monkeypatch.setattr(
+        extras.importlib.util, "find_spec", lambda name: None if name == "kaleido" else there(name)
+    )
+    extras.require_lab()
+    with pytest.raises(MissingExtraError) as caught:
+        extras.require_pictures()
+    assert str(caught.value) == "kaleido not installed: pip install 'batchnorm[pictures]'"

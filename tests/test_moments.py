@@ -31,3 +31,16 @@ def test_nothing_pools_to_nothing() -> None:
 def test_one_value_has_no_unbiased_variance() -> None:
     for count in (1, torch.tensor(1.0)):
         assert torch.equal(Moments(count, torch.zeros(2), torch.ones(2)).unbiased_var(), torch.ones(2))
+
+
+def test_channels_may_have_counts_of_their_own() -> None:
+    x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # Of the second channel the first part has nothing.
+    count = torch.tensor([[4.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    mean = torch.stack([x[:4].mean(0), x[4:].mean(0)])
+    var = torch.stack([x[:4].var(0, correction=0), x[4:].var(0, correction=0)])
+    pooled = pool(count, mean, var)
+    assert pooled.count.tolist() == [9, 5]
+    torch.testing.assert_close(pooled.mean, torch.stack([x[:, 0].mean(), x[4:, 1].mean()]))
+    expected = torch.stack([x[:, 0].var(), x[4:, 1].var()])
+    torch.testing.assert_close(pooled.unbiased_var(), expected)

@@ -37,8 +37,10 @@ _HOME = {
     "insert": "batchnorm.surgery",
     "insert_": "batchnorm.surgery",
     "no_stats_update": "batchnorm.surgery",
+    "recalibrate": "batchnorm.surgery",
+    "recalibrate_": "batchnorm.surgery",
 }
-_SUBMODULES = ("errors", "functional")
+_SUBMODULES = ("errors", "functional", "probes")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", *_HOME, *_SUBMODULES]

@@ -18,6 +18,7 @@ __all__ = [
     "DtypeError",
     "MissingExtraError",
     "ModelError",
+    "RecalibrationWarning",
     "RecomputationError",
     "ShapeError",
     "StoreError",
@@ -76,6 +77,10 @@ class ConversionError(BatchNormError, ValueError):
 
 class ConversionWarning(UserWarning):
     """Some layers were left as they are, because changing them would lose something; the message names them."""
+
+
+class RecalibrationWarning(UserWarning):
+    """Some statistics were not measured, or not on all values of the data; the message names the layers."""
 
 
 class MissingExtraError(BatchNormError, ImportError):

@@ -25,7 +25,7 @@ class Moments:
     """Count, mean and biased variance of each channel.
 
     Args:
-        count: values a channel; an int, or a 0-d tensor where a mask decides it.
+        count: values a channel; an int, a 0-d tensor where a mask decides it, or (C,) where channels differ.
         mean: (C,), float64 where the device has it.
         var: (C,), the biased variance, sum((x - mean)^2) / count.
 
@@ -46,6 +46,10 @@ class Moments:
             return self.var * (self.count / (self.count - 1).clamp(min=1))
         return self.var * (self.count / torch.sym_max(self.count - 1, 1))
 
+    def second_moment(self) -> Tensor:
+        """Return var + mean^2, the mean of the squares; (C,)."""
+        return self.var + self.mean.square()
+
 
 def pool(count: Tensor, mean: Tensor, var: Tensor) -> Moments:
     """The moments of a batch from those of its parts, in one order and so to the same bits for the same parts.
@@ -53,12 +57,13 @@ def pool(count: Tensor, mean: Tensor, var: Tensor) -> Moments:
     mean = sum(count_p mean_p) / count;  var = sum(count_p (var_p + (mean_p - mean)^2)) / count
 
     Args:
-        count: (P,) values a channel of each part, in mean's dtype; a part may be empty.
+        count: (P,) values a channel of each part, in mean's dtype, or (P, C) where channels differ; a part may be
+            empty.
         mean: (P, C).
         var: (P, C), biased.
 
     Returns:
-        Moments whose count is a 0-d tensor.
+        Moments whose count is a 0-d tensor, or (C,).
 
     Example:
         >>> import torch
@@ -68,7 +73,9 @@ def pool(count: Tensor, mean: Tensor, var: Tensor) -> Moments:
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1.
     """
-    total = count.sum()
-    share = (count / total.clamp(min=1)).unsqueeze(1)
+    total = count.sum(0)
+    share = count / total.clamp(min=1)
+    if share.dim() == 1:
+        share = share.unsqueeze(1)
     pooled = (share * mean).sum(0)
     return Moments(total, pooled, (share * (var + (mean - pooled).square())).sum(0))

@@ -16,7 +16,7 @@ def invoke(*arguments):
 
 
 MISTAKES = [
-    (("compere",), "command 'compere' is unknown; choose from compare, report"),
+    (("compere",), "command 'compere' is unknown; choose from compare, lab"),
     (("compare", "--norm", "batch"), "--norm"),
     (("compare", "extra"), "extra"),
     (("compare", "--epochs"), "--epochs"),
@@ -98,7 +98,9 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"], ["compere"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "--help"], ["lab", "run", "--help"], ["--version"], ["compere"]]
+)
 def test_help_loads_no_torch(arguments):
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, timeout=60, check=False

@@ -7,11 +7,13 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
 from batchnorm.cli import main
 from batchnorm.lab import arms
 from batchnorm.lab.config import DEFAULT_LRS
+from batchnorm.lab.experiments import NAMES, load
 from batchnorm.lab.models.build import RECIPES
 from batchnorm.lab.settings import FURTHER
 
@@ -103,6 +105,9 @@ def check_command(words):
         context = main.make_context("batchnorm", ["--help"], resilient_parsing=True)
         command = main.get_command(context, words[1])
         assert command is not None, f"no command {words[1]!r}"
+        if isinstance(command, click.Group) and words[2:]:
+            assert words[2] in command.commands, f"{words[1]} has no command {words[2]!r}"
+            command, words = command.commands[words[2]], words[1:]
         options = {name for parameter in command.params for name in parameter.opts} | {"-h", "--help"}
         for word in words[2:]:
             assert not word.startswith("-") or word.split("=")[0] in options, (
@@ -153,6 +158,17 @@ def test_the_reference_of_compare_is_complete():
     assert {name for name in named if f"`{name}`" not in text} == set()
     for rates in DEFAULT_LRS.values():
         assert ", ".join(f"{rate:g}" for rate in rates) in text
+
+
+def test_the_reference_of_the_lab_is_complete():
+    text = (ROOT / "docs/reference/lab.md").read_text(encoding="utf-8")
+    context = main.make_context("batchnorm", ["--help"], resilient_parsing=True)
+    run = main.get_command(context, "lab").commands["run"]
+    options = {name for parameter in run.params for name in parameter.opts if name.startswith("--")}
+    assert {name for name in options if f"`{name}`" not in text} == set()
+    for name in NAMES:
+        claim = load(name)
+        assert f"| {claim.number} | `{name}` | {claim.title} | {claim.criterion} |" in text, name
 
 
 def _written(default):

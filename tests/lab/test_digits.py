@@ -52,3 +52,12 @@ def test_loading_twice_gives_the_same_bytes_whatever_the_threads_and_seeds():
         assert digits.load().digest == first
     finally:
         torch.set_num_threads(threads)
+
+
+def test_digits_are_averaged_to_their_own_size_and_other_images_left():
+    data = digits.load().test
+    small = digits.native("digits", data)
+    blocks = data.x.double().numpy().reshape(360, 1, 8, 4, 8, 4).mean((3, 5))
+    assert np.abs(small.x.numpy() - blocks).max() < 1e-5
+    assert torch.equal(small.y, data.y)
+    assert digits.native("mnist", data) is data

@@ -63,8 +63,23 @@ def test_a_failing_model_stops_everything_with_one_line(tmp_path, jobs):
 def test_a_worker_that_dies_is_explained(tmp_path):
     config = tiny.config(model=model(tmp_path, "os._exit(9)"), seeds=2)
     results = pool.run_all(config, plan(config, ("after",)), tiny.dataset(), [], jobs=2)
-    with pytest.raises(ModelError, match=r"a worker process died, .*fewer --jobs than 2"):
+    with pytest.raises(ModelError, match=r"fewer --jobs than 2 or a smaller --batch-size$"):
         list(results)
+
+
+def test_a_command_without_batch_size_is_not_told_to_make_it_smaller(monkeypatch):
+    class Results:
+        def __iter__(self):
+            raise pool.BrokenProcessPool
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(pool.joblib, "Parallel", lambda **_: lambda calls: Results())
+    with pytest.raises(
+        ModelError, match=r"a worker process died, .* repeat the command with fewer --jobs than 2$"
+    ):
+        list(pool.in_processes([], jobs=2))
 
 
 def test_no_more_processes_than_runs_and_none_without_runs():
@@ -84,7 +99,7 @@ def test_as_many_jobs_as_usable_cores_and_few_on_one_accelerator(monkeypatch):
 
 def test_a_data_set_survives_packing():
     data = tiny.dataset()
-    again = pool._Packed.of(data).dataset()
+    again = pool.Packed.of(data).dataset()
     assert again.digest == data.digest
     assert again.class_names == data.class_names
     for name in ("train", "validation", "test"):

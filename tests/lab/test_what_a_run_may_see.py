@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from batchnorm.lab import training
+from batchnorm.lab import ranks, training
 from batchnorm.lab.plan import Task
 from batchnorm.lab.splits import Split
 from batchnorm.lab.targets import load_target
@@ -73,7 +73,9 @@ def test_a_test_loss_that_is_not_finite_is_no_divergence_and_does_not_move_the_c
 def test_the_probe_is_drawn_from_the_whole_split_and_is_the_same_for_every_run():
     data = tiny.dataset()
     many = with_split(data, "validation", x=data.validation.x.repeat(60, 1), y=data.validation.y.repeat(60))
-    probes = [training._Run(CONFIG, task, many).probe for task in (BATCH, Task("none", None, 0.1, 5))]
+    fabric, alone = ranks.single("cpu", "32-true"), ranks.Alone()
+    tasks = (BATCH, Task("none", None, 0.1, 5))
+    probes = [training._Run(fabric, alone, CONFIG, task, many).probe for task in tasks]
     assert torch.equal(*probes)
     assert len(probes[0].unique()) == training.PROBE_SAMPLES
     assert (probes[0] >= training.PROBE_SAMPLES).sum() > 100

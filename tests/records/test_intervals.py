@@ -33,6 +33,14 @@ def test_equal_values_give_width_zero_and_not_nan():
     assert not mean_interval([0.0, 0.0]).excludes_zero
 
 
+def test_within_asks_for_both_ends():
+    interval = Interval(1.0, 0.9, 1.2, 3)
+    assert interval.within(0.9, 1.2)
+    assert not interval.within(0.91, 1.3)
+    assert not interval.within(0.8, 1.19)
+    assert not Interval(1.0, None, None, 1).within(0.0, 2.0)
+
+
 def test_numbers_too_large_for_a_spread_have_no_interval():
     assert mean_interval([1e308, -1e308, 1e308]).low is None
     assert mean_interval([1e200, 3e200]).high > 2e200

@@ -23,13 +23,25 @@ def _find(*names):
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def _installed():
+    """The browser and its driver; a test that needs them is skipped, or fails, without."""
     binary, driver = _find("chromium", "chromium-browser", "google-chrome"), _find("chromedriver")
     if not (binary and driver):
         if os.environ.get("BATCHNORM_REQUIRE_BROWSER") == "1":
             pytest.fail("chromium and chromedriver are required and not on the PATH")
         pytest.skip("chromium or chromedriver is not on the PATH")
+    return binary, driver
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The path of the browser, for tests that start it in another way than `browser`."""
+    return _installed()[0]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    binary, driver = _installed()
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

@@ -28,7 +28,7 @@ __all__ = [
     "target_rows",
 ]
 
-TARGET_HEAD = ("target", "asked", "measured", "copies allow", "verdict", "n")
+TARGET_HEAD = ("target", "asked", "measured", "limit", "verdict", "n")
 SUMMARY_HEAD = ("what", "n", "torch / ours", "worst", "copies")
 STEP_HEAD = ("network, batch", "torch", "ours", "torch / ours", "quartiles")
 COMPILED_HEAD = ("what", "n", "torch c / ours e", "torch c / ours c", "ours e / ours c")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader
 
 from batchnorm.bench.digest import (
     COMPILED_HEAD,
@@ -24,7 +24,8 @@ from batchnorm.bench.figures import LOOKS, controls, limit_figure, ratio_figure
 from batchnorm.bench.results import Results
 from batchnorm.report.assets import plotly_script, stylesheet, text_asset
 from batchnorm.report.figure import Table, script_json
-from batchnorm.report.phrases import tidy
+from batchnorm.report.filling import fill
+from batchnorm.report.writing import write_whole
 
 __all__ = ["FILE_NAME", "render", "write"]
 
@@ -40,24 +41,12 @@ def render(results: Results) -> str:
     Returns:
         A whole HTML document that asks the network for nothing.
     """
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("batchnorm.bench"), PackageLoader("batchnorm.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["tidy"] = tidy
-    return environment.get_template("bench.html").render(_context(results))
+    return fill("bench.html", _context(results), PackageLoader("batchnorm.bench"))
 
 
 def write(results: Results, folder: str | os.PathLike[str]) -> Path:
     """Write the page into `folder`, whole or not at all, and return its path."""
-    path = Path(folder) / FILE_NAME
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(render(results), encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return write_whole(Path(folder) / FILE_NAME, render(results).encode())
 
 
 def _context(results: Results) -> dict[str, Any]:

@@ -42,7 +42,11 @@ def show(results: Results, console: Console) -> None:
         console.print(sentence, markup=False)
     console.print(f"Measured on {machine_words(results.machine)}.", markup=False, style="dim")
     _print(console, "Targets", TARGET_HEAD, target_rows(results), text_columns=(0, 4))
-    console.print("each: the worst counts, else the geometric mean; in brackets: with noise", style="dim")
+    console.print(
+        "each: the worst counts, else the geometric mean; in brackets: with noise; limit: what would be measured if "
+        "ours took no longer than the copies which must be made",
+        style="dim",
+    )
     for sentence in misses(results):
         console.print(sentence, markup=False, style="dim")
     for title, rows in summary_rows(results).items():

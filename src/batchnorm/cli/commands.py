@@ -15,7 +15,7 @@ __all__ = ["Commands", "main"]
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-COMMANDS = ("compare", "report", "bench", "env")
+COMMANDS = ("compare", "lab", "recalibrate", "report", "bench", "env")
 
 
 class Commands(click.Group):

@@ -69,6 +69,23 @@ __all__ = ["command"]
 )
 @click.option("--jobs", metavar="N", help="Runs at a time. [default: as many as there are usable cores]")
 @click.option(
+    "--devices",
+    default="1",
+    show_default=True,
+    metavar="N",
+    help="Processes that each run's batches are split over, one a device.",
+)
+@click.option(
+    "--cluster",
+    metavar="WHERE",
+    help="Do the runs on a cluster: dask://HOST:PORT, or ray (the cluster of RAY_ADDRESS, or one on this machine).",
+)
+@click.option(
+    "--log",
+    metavar="LIST",
+    help="tensorboard, wandb, mlflow: each finished run goes there too, into a folder inside DIR, offline.",
+)
+@click.option(
     "--out",
     metavar="DIR",
     help="Folder of the results; the same command goes on where it stopped. [default: one for these settings in "
@@ -83,7 +100,16 @@ __all__ = ["command"]
 )
 @click.option("--quiet", is_flag=True, help="Print only where the report lies.")
 @click.pass_obj
-def command(typed: str, *, out: str | None, jobs: str | None, quiet: bool, **values: Any) -> None:
+def command(
+    typed: str,
+    *,
+    out: str | None,
+    jobs: str | None,
+    cluster: str | None,
+    log: str | None,
+    quiet: bool,
+    **values: Any,
+) -> None:
     """Train a network with and without batch norm, each at its own best learning rate, and report.
 
     Without options: LeNet on scikit-learn's handwritten digits, in about a minute on two cores.
@@ -92,7 +118,9 @@ def command(typed: str, *, out: str | None, jobs: str | None, quiet: bool, **val
     console = Console(highlight=False)
     with observer(console, quiet=quiet) as display:
         try:
-            folder = _compare(display, values, out, jobs, typed)
+            folder = _compare(
+                display, values, out, typed, {"jobs": jobs, "cluster": cluster, "log": log or ()}
+            )
         except KeyboardInterrupt:
             display.__exit__(None, None, None)
             _say_how_to_go_on(display, typed)
@@ -100,17 +128,18 @@ def command(typed: str, *, out: str | None, jobs: str | None, quiet: bool, **val
     show(folder, quiet=quiet)
 
 
-def _compare(display: Silent, values: dict[str, Any], out: str | None, jobs: str | None, typed: str) -> Any:
+def _compare(
+    display: Silent, values: dict[str, Any], out: str | None, typed: str, how: dict[str, Any]
+) -> Any:
     require_lab()
     # Late, because this loads torch, which help does not need.
-    from batchnorm.lab.compare import compare, prepare
+    from batchnorm.lab.compare import check, compare, prepare
     from batchnorm.lab.config import CompareConfig
-    from batchnorm.lab.settings import MOST_JOBS, whole
 
-    count = None if jobs is None else whole("--jobs", jobs, least=1, most=MOST_JOBS)
     try:
-        prepared = prepare(CompareConfig.of(**values), out)
-        return compare(prepared, jobs=count, observer=display, command=typed)
+        config = CompareConfig.of(**values)
+        check(config, **how)
+        return compare(prepare(config, out), observer=display, command=typed, **how)
     except SystemExit as error:  # a script would take the user's own sys.exit(0) for success
         raise UsageError(
             f"the code of --model or --data ended the program: sys.exit({error.code!r})"

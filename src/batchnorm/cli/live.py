@@ -15,7 +15,7 @@ from rich.text import Text
 from batchnorm.records.identity import identity
 from batchnorm.records.wording import duration, number, percent, rate
 
-__all__ = ["LiveTable", "PlainLines", "Silent", "observer"]
+__all__ = ["LiveTable", "PlainLines", "Silent", "clock", "observer"]
 
 Line = dict[str, Any]
 _NARROW = 60  # columns; below that placement and rate give way to loss and accuracy
@@ -52,6 +52,9 @@ class Silent:
         self.total += len(tasks)
         self.done += len(tasks) - missing
 
+    def noted(self, text: str) -> None:
+        """Something that changes no number and that a person should know."""
+
 
 class PlainLines(Silent):
     """One line a finished run, for pipes and log files."""
@@ -74,6 +77,10 @@ class PlainLines(Silent):
         """Say why there are more runs now."""
         super().extended(tasks, missing)
         self._say(_extension(tasks))
+
+    def noted(self, text: str) -> None:
+        """Say it."""
+        self._say(f"Note: {text}")
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -128,6 +135,10 @@ class LiveTable(Silent):
             super().extended(tasks, missing)
         self.console.print(_extension(tasks), markup=False, soft_wrap=True)
 
+    def noted(self, text: str) -> None:
+        """Say it above the table."""
+        self.console.print(f"Note: {text}", markup=False, soft_wrap=True)
+
     def render(self) -> RenderableType:
         """The table as it stands; called by rich's own thread."""
         with self.lock:
@@ -169,8 +180,8 @@ class LiveTable(Silent):
         left = self._left()
         if self.began is None:
             return f"{text}, starting"
-        elapsed = f"{text}, {_clock(time.monotonic() - self.began)} so far"
-        return elapsed if left is None else f"{elapsed}, about {_clock(left)} left"
+        elapsed = f"{text}, {clock(time.monotonic() - self.began)} so far"
+        return elapsed if left is None else f"{elapsed}, about {clock(left)} left"
 
     def _left(self) -> float | None:
         """Seconds, at the pace since the first run began; epochs under way count as parts of a run."""
@@ -207,7 +218,7 @@ def _ending(lines: list[Line]) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Whole seconds, also beyond a minute, since this counts rather than measures."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

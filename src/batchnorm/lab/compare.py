@@ -1,27 +1,29 @@
 """`batchnorm compare`: train every arm at every rate and seed, and leave the records in a folder."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchnorm.errors import DataError
+from batchnorm.errors import DataError, UsageError
 from batchnorm.extras import require_lab
-from batchnorm.lab import data, targets
+from batchnorm.lab import cluster as clusters
+from batchnorm.lab import data, logs, pool, targets
+from batchnorm.lab.checkpoints import AFTER, Checkpoints
 from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.environment import config_line
 from batchnorm.lab.networks import placements_of, try_networks
 from batchnorm.lab.plan import Task, extension, plan
-from batchnorm.lab.pool import default_jobs, run_all
 from batchnorm.lab.progress import ProgressFile
 from batchnorm.lab.settings import MOST_JOBS, whole
 from batchnorm.lab.splits import Dataset
 from batchnorm.lab.thumbnails import samples
-from batchnorm.records.store import Store, read
+from batchnorm.records.store import Run, Store, read
 
-__all__ = ["Observer", "Prepared", "compare", "prepare"]
+__all__ = ["Observer", "Prepared", "check", "compare", "prepare"]
 
 Line = dict[str, Any]
 
@@ -39,6 +41,9 @@ class Observer(Protocol):
 
     def extended(self, tasks: Sequence[Task], missing: int) -> None:
         """Further runs follow at a rate beyond the edge of the grid, `missing` of them still to be done."""
+
+    def noted(self, text: str) -> None:
+        """Something that changes no number and that a person should know."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,34 @@ def prepare(config: CompareConfig, out: str | os.PathLike[str] | None = None) ->
     return Prepared(config, dataset, placements, config.settings(*digests), folder)
 
 
+def check(
+    config: CompareConfig,
+    *,
+    jobs: int | str | None = None,
+    cluster: str | None = None,
+    log: str | Sequence[str] = (),
+) -> None:
+    """Refuse bad values of what `compare` takes beside the settings, before data are loaded.
+
+    Raises:
+        UsageError: a value is unknown or out of range.
+        MissingExtraError: a package that one of them needs is not installed.
+    """
+    if jobs is not None:
+        whole("--jobs", jobs, least=1, most=MOST_JOBS)
+    _place(config, cluster)
+    logs.chosen(log)
+
+
 def compare(
     prepared: Prepared,
     *,
     jobs: int | str | None = None,
     observer: Observer | None = None,
     command: str | None = None,
+    cluster: str | None = None,
+    log: str | Sequence[str] = (),
+    checkpoint_after: float = AFTER,
 ) -> Path:
     """Do the runs that the folder does not hold yet, and return the folder.
 
@@ -87,11 +114,18 @@ def compare(
 
     Args:
         prepared: from `prepare`.
-        jobs: runs at a time, each in a process of its own; None means as many as there are usable cores.
+        jobs: runs at a time, each in a process of its own; None means as many as the usable cores have room for, or the
+            cluster.
         observer: is told how it gets on.
         command: written into the records.
+        cluster: do the runs there; see `batchnorm.lab.cluster.named`.
+        log: readers of the records that get each run when it has ended; see `batchnorm.lab.logs.chosen`.
+        checkpoint_after: seconds from the start of a run to its first checkpoint. A run that was cut off later goes on
+            from its last epoch, to the same numbers.
 
     Raises:
+        UsageError: the cluster does not answer, or a value is unknown.
+        MissingExtraError: a package that the cluster or the log needs is not installed.
         StoreError: the folder holds something else, or cannot be written.
         ModelError: a network failed in training. Finished runs are kept.
 
@@ -102,52 +136,102 @@ def compare(
         1
     """
     config = prepared.config
-    count = default_jobs(config.device) if jobs is None else whole("--jobs", jobs, least=1, most=MOST_JOBS)
+    count = None if jobs is None else whole("--jobs", jobs, least=1, most=MOST_JOBS)
+    place = _place(config, cluster)
+    readers = logs.chosen(log)
     shown = samples(prepared.dataset)
     with (
         tempfile.TemporaryDirectory(prefix="batchnorm-") as scratch,
+        place.connected() if place is not None else contextlib.nullcontext() as connection,
         Store(prepared.folder, config_line(prepared.settings, command)) as store,
     ):
         there = store.records
         if there.data is None or len(there.samples) < len(shown):
             store.append([_data_line(prepared.dataset), *shown])
+        checkpoints = Checkpoints.beside(prepared.folder, prepared.settings, checkpoint_after)
         tasks = plan(config, prepared.placements)
         done = {task.name for task in tasks} & there.runs.keys()
         news = ProgressFile(Path(scratch))
         if observer is not None:
             observer.begin(prepared.folder, len(tasks), len(done), config.epochs, news)
-        _do(prepared, tasks, store, shown, count, observer, news)
-        further = extension(config, prepared.placements, read(prepared.folder).runs.values())
-        missing = [task for task in further if task.name not in there.runs]
-        if missing:
-            if observer is not None:
-                observer.extended(further, len(missing))
-            _do(prepared, missing, store, shown, count, observer, news)
+        logbooks = logs.opened(readers, prepared.folder, prepared.settings)
+        logbooks.catch_up(there.runs.values())
+        shift = _Shift(prepared, store, shown, count, observer, news, checkpoints, connection, logbooks)
+        with checkpoints.kept(there.runs):
+            shift.do(tasks)
+            further = extension(config, prepared.placements, read(prepared.folder).runs.values())
+            missing = [task for task in further if task.name not in there.runs]
+            if missing:
+                if observer is not None:
+                    observer.extended(further, len(missing))
+                shift.do(missing)
     return prepared.folder
+
+
+def _place(config: CompareConfig, cluster: str | None) -> clusters.Cluster | None:
+    if cluster is None:
+        return None
+    if config.devices > 1:
+        raise UsageError(
+            f"--devices {config.devices} and --cluster {cluster!r} do not go together: there a run has one device"
+        )
+    return clusters.named(cluster)
 
 
 def _refuse_small_splits(config: CompareConfig, dataset: Dataset) -> None:
     for name, split in (("training", dataset.train), ("validation", dataset.validation)):
         if len(split.y) < 2:  # batch norm has no statistics of one sample
             raise DataError(f"--data '{config.data}' has {len(split.y)} {name} sample; at least 2 are needed")
+    for name, split in (
+        ("training", dataset.train),
+        ("validation", dataset.validation),
+        ("test", dataset.test),
+    ):
+        least = 2 * config.devices if name == "training" else config.devices
+        if len(split.y) < least:
+            raise DataError(
+                f"--data '{config.data}' has {len(split.y)} {name} samples; --devices {config.devices} needs {least}"
+            )
 
 
-def _do(
-    prepared: Prepared,
-    tasks: Sequence[Task],
-    store: Store,
-    shown: Sequence[Line],
-    jobs: int,
-    observer: Observer | None,
-    news: ProgressFile,
-) -> None:
-    missing = [task for task in tasks if task.name not in store.records.runs]
-    indices = [line["index"] for line in shown]
-    progress = news.writer if observer is not None and observer.wants_epochs else None
-    for lines in run_all(prepared.config, missing, prepared.dataset, indices, jobs, progress):
-        store.append(lines)
-        if observer is not None:
-            observer.finished(lines)
+@dataclass(frozen=True)
+class _Shift:
+    """Does runs, here or elsewhere, and brings what they return to the store and to who wants to know."""
+
+    prepared: Prepared
+    store: Store
+    shown: Sequence[Line]
+    jobs: int | None
+    observer: Observer | None
+    news: ProgressFile
+    checkpoints: Checkpoints
+    connection: clusters.Connection | None
+    logbooks: logs.Logbooks
+
+    def do(self, tasks: Sequence[Task]) -> None:
+        missing = [task for task in tasks if task.name not in self.store.records.runs]
+        for lines in self._results(missing):
+            self.store.append(lines)
+            self.checkpoints.of_run(lines[0]["run"]).remove()
+            if self.observer is not None:
+                for note in self.checkpoints.notes():
+                    self.observer.noted(note)
+                self.observer.finished(lines)
+            self.logbooks.write(Run.of(lines))
+
+    def _results(self, tasks: Sequence[Task]) -> Iterator[list[Line]]:
+        config = self.prepared.config
+        indices = [line["index"] for line in self.shown]
+        wanted = self.observer is not None and self.observer.wants_epochs
+        progress = self.news.writer if wanted else None
+        what = config, tasks, self.prepared.dataset, indices
+        if self.connection is not None:
+            return clusters.run_on(self.connection, *what, self.jobs, progress, self.checkpoints)
+        jobs = self.jobs or pool.default_jobs(config.device, config.devices)
+        note = pool.crowding(min(jobs, len(tasks)), config.device, config.devices)
+        if note is not None and self.observer is not None:
+            self.observer.noted(note)
+        return pool.run_all(*what, jobs, progress, self.checkpoints)
 
 
 def _data_line(dataset: Dataset) -> Line:

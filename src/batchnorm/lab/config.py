@@ -29,6 +29,7 @@ __all__ = ["DEFAULT_LRS", "DEVICES", "OPTIMIZERS", "PLACEMENTS", "PRECISIONS", "
 PLACEMENTS = ("before", "after")
 MOST_EPOCHS = 1_000_000
 MOST_SEEDS = 10_000
+MOST_DEVICES = 64
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("32-true", "64-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed")
 # Wide enough that on the digits neither arm's best rate lies at an edge: without norm it is near
@@ -67,6 +68,7 @@ class CompareConfig:
     precision: str
     further: Mapping[str, Any] = field(default_factory=dict)
     placement_given: bool = field(default=True, compare=False)
+    devices: int = 1
 
     @classmethod
     def of(
@@ -85,6 +87,7 @@ class CompareConfig:
         device: str = "auto",
         precision: str = "32-true",
         further: Iterable[str] | Mapping[str, Any] = (),
+        devices: int | str = 1,
     ) -> Self:
         """Read and check the settings; texts are read as the command line's options of the same name.
 
@@ -102,6 +105,7 @@ class CompareConfig:
             dropout: probability in [0, 1).
             device: `auto`, `cpu`, `cuda` or `mps`.
             precision: one of Fabric's names, such as `32-true` or `bf16-mixed`.
+            devices: processes that each run is split over, on as many devices of this machine.
             further: `key=value` texts or a mapping; see `batchnorm.lab.settings.FURTHER`.
 
         Raises:
@@ -109,6 +113,7 @@ class CompareConfig:
         """
         optimizer = known("--optimizer", optimizer, OPTIMIZERS)
         device = _device(device)
+        count = _devices(devices, device)
         chosen = names("--norms", norms, arms.KNOWN)
         return cls(
             data=_text("--data", data),
@@ -117,7 +122,7 @@ class CompareConfig:
             placements=_placements(placement),
             lrs=_lrs(lrs, optimizer),
             extend=lrs is None,
-            batch_size=whole("--batch-size", batch_size, least=2),
+            batch_size=_batch_size(batch_size, count),
             epochs=whole("--epochs", epochs, least=1, most=MOST_EPOCHS),
             seeds=whole("--seeds", seeds, least=1, most=MOST_SEEDS),
             optimizer=optimizer,
@@ -126,6 +131,7 @@ class CompareConfig:
             precision=_precision(precision, device),
             further=further_settings(further, optimizer),
             placement_given=placement is not None,
+            devices=count,
         )
 
     @property
@@ -139,6 +145,8 @@ class CompareConfig:
 
     def settings(self, data_digest: str, model_digest: str | None) -> dict[str, Any]:
         """The `settings` of the record format: a results folder is continued only where they agree."""
+        # Only where there are several, so that the folders of earlier versions are continued.
+        several = {"devices": self.devices} if self.devices > 1 else {}
         return {
             "data": self.data,
             "data_digest": data_digest,
@@ -155,6 +163,7 @@ class CompareConfig:
             "dropout": self.dropout,
             "device": self.device,
             "precision": self.precision,
+            **several,
             "set": dict(self.further),
             "batchnorm": __version__,
             "torch": str(torch.__version__),
@@ -198,6 +207,27 @@ def _device(value: str) -> str:
         usable = ", ".join(name for name, usable in there.items() if usable)
         raise UsageError(f"--device {value!r} is not available on this machine; choose from auto, {usable}")
     return value
+
+
+def _devices(value: Any, device: str) -> int:
+    count = whole("--devices", value, least=1, most=MOST_DEVICES)
+    if count == 1:
+        return count
+    if device == "mps":
+        raise UsageError(f"--devices {value!r}: there is one mps device; leave --devices out")
+    if device == "cuda" and count > torch.cuda.device_count():
+        raise UsageError(f"--devices {value!r}: this machine has {torch.cuda.device_count()} cuda devices")
+    return count
+
+
+def _batch_size(value: Any, devices: int) -> int:
+    size = whole("--batch-size", value, least=2)
+    if size < 2 * devices:
+        raise UsageError(
+            f"--batch-size {value!r} is split over --devices {devices} and must be at least {2 * devices}: "
+            "two samples each"
+        )
+    return size
 
 
 def _precision(value: str, device: str) -> str:

@@ -1,12 +1,13 @@
 """Every data set that a run can be given, by the name the command line takes."""
 
+import functools
 import importlib.util
 from collections.abc import Callable
 
 from batchnorm.errors import DataError, MissingExtraError
 from batchnorm.lab.splits import Dataset, Split
 
-__all__ = ["KNOWN", "Dataset", "Split", "load"]
+__all__ = ["KNOWN", "Dataset", "Split", "cached", "load"]
 
 KNOWN = ("digits", "mnist", "fashion-mnist", "cifar10")
 
@@ -34,6 +35,12 @@ def load(name: str) -> Dataset:
         ((1, 32, 32), 10, 1077)
     """
     return _reader(name)()
+
+
+@functools.cache
+def cached(name: str) -> Dataset:
+    """Load a data set as `load` does, once a process; what it gives is shared, so leave its tensors as they are."""
+    return load(name)
 
 
 def _reader(name: str) -> Callable[[], Dataset]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from batchnorm import probes
 from batchnorm.surgery.restored import restored
 
 __all__ = ["PROBE_SAMPLES", "activations"]
@@ -34,34 +34,24 @@ def activations(
         For each site two entries (`where` is `input`, then `output`) with mean, std and percentiles;
         numbers that are not finite are left for the store to write as null.
     """
-    found: dict[tuple[str, str], Tensor] = {}
-    with restored(module), torch.no_grad():
+    with restored(module):
         module.eval()
         for site in sites:
-            layer = module.get_submodule(site)
-            layer.train()
-            layer.register_forward_hook(_keep(found, site))
-        module(probe)
+            module.get_submodule(site).train()
+        calls = probes.activations(module, probe, sites)
+    last = {seen.path: seen for seen in calls}  # of a recurrent network, the last time step
     entries: list[dict[str, Any]] = []
     for site in sites:
-        if (site, "input") not in found:  # a layer that the network owns and never calls
+        if site not in last:  # a layer that the network owns and never calls
             continue
-        before, after = found[site, "input"], found[site, "output"]
+        before, after = last[site].input, last[site].output
+        assert before is not None  # norm layers take and give tensors
+        assert after is not None
         first = _describe(before, histogram=histogram)
         second = first if after is before else _describe(after, histogram=histogram)
         entries.append({"site": site, "where": "input", **first})
         entries.append({"site": site, "where": "output", **second})
     return entries
-
-
-def _keep(found: dict[tuple[str, str], Tensor], site: str) -> Any:
-    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # Copies, because an activation that follows in place would overwrite what is to be shown.
-        found[site, "input"] = inputs[0].detach().clone()
-        unchanged = output is inputs[0]
-        found[site, "output"] = found[site, "input"] if unchanged else output.detach().clone()
-
-    return hook
 
 
 def _describe(values: Tensor, *, histogram: bool) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Runs side by side, each in a process of its own kind: joblib's, or this one where a single job is asked for."""
 
 import contextlib
+import functools
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
@@ -15,21 +16,36 @@ import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from batchnorm.errors import BatchNormError, ModelError
+from batchnorm.lab.checkpoints import Checkpoints
 from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.plan import Task
 from batchnorm.lab.splits import Dataset, Split
 
-__all__ = ["default_jobs", "run_all"]
+__all__ = ["Packed", "crowding", "default_jobs", "in_processes", "run_all"]
 
 Line = dict[str, Any]
 Progress = Callable[[Line], None]
+T = TypeVar("T")
 _GPU_JOBS = 4  # each process holds some hundred MB of GPU memory before it computes anything
 
 
-def default_jobs(device: str) -> int:
-    """As many runs at a time as there are usable cores; a few where they share one accelerator."""
+def default_jobs(device: str, devices: int = 1) -> int:
+    """As many runs at a time as the usable cores have room for; a few where they share one accelerator."""
     cores = int(joblib.cpu_count())
+    if devices > 1:
+        return max(cores // devices, 1) if device == "cpu" else 1
     return cores if device == "cpu" else min(cores, _GPU_JOBS)
+
+
+def crowding(jobs: int, device: str, devices: int) -> str | None:
+    """What to say where runs on several devices have more processes than the machine has cores; else None."""
+    cores, processes = int(joblib.cpu_count()), jobs * devices
+    if devices == 1 or device != "cpu" or processes <= cores:
+        return None
+    return (
+        f"{jobs} run{'s' if jobs > 1 else ''} at a time on {devices} devices are {processes} processes on {cores} "
+        f"usable core{'s' if cores > 1 else ''}: they wait for each other; fewer --jobs or --devices take no longer"
+    )
 
 
 def run_all(
@@ -39,6 +55,7 @@ def run_all(
     sample_indices: Sequence[int],
     jobs: int,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[list[Line]]:
     """Do the runs, `jobs` at a time, and give the lines of each as soon as it ends.
 
@@ -51,6 +68,7 @@ def run_all(
         sample_indices: test samples whose predictions are kept.
         jobs: processes; with 1 everything happens in this one.
         progress: called in the working process with each epoch's line; it must survive pickling.
+        checkpoints: where a long run leaves its state.
 
     Raises:
         ModelError: a run failed, or a worker process died.
@@ -58,10 +76,37 @@ def run_all(
     jobs = min(jobs, len(tasks))
     if jobs <= 1:
         for task in tasks:
-            yield _train(config, task, dataset, sample_indices, progress)
+            yield _train(config, task, dataset, sample_indices, progress, checkpoints)
         return
-    packed = _Packed.of(dataset)
-    calls = (joblib.delayed(_work)(config, task, packed, sample_indices, progress) for task in tasks)
+    packed = Packed.of(dataset)
+    yield from in_processes(
+        [
+            functools.partial(_work, config, task, packed, sample_indices, progress, checkpoints)
+            for task in tasks
+        ],
+        jobs,
+        or_else="a smaller --batch-size",
+    )
+
+
+def in_processes(calls: Iterable[Callable[[], T]], jobs: int, or_else: str | None = None) -> Iterator[T]:
+    """Make the calls in worker processes, `jobs` at a time, and give each result as soon as it is there.
+
+    Closing the iterator, or an exception where it is consumed, stops the calls that are under way.
+
+    Args:
+        calls: must survive pickling, and so must their results.
+        jobs: processes; they end with this one, also when it is killed.
+        or_else: what may help beside fewer jobs when a worker dies, for the message.
+
+    Raises:
+        ModelError: a worker process died.
+        BatchNormError: a call raised one, of the same type here as there.
+
+    Example:
+        >>> sorted(in_processes([functools.partial(pow, 2, n) for n in range(3)], jobs=2))
+        [1, 2, 4]
+    """
     parallel = joblib.Parallel(
         n_jobs=jobs,
         return_as="generator_unordered",
@@ -72,19 +117,28 @@ def run_all(
     )
     with warnings.catch_warnings(), _silent_tracker():
         warnings.simplefilter("ignore")
-        results = parallel(calls)
+        results = parallel(joblib.delayed(_outcome)(call) for call in calls)
         try:
             for outcome in results:
-                if isinstance(outcome, str):
-                    raise ModelError(outcome)
+                if isinstance(outcome, BatchNormError):
+                    raise outcome
                 yield outcome
         except BrokenProcessPool:
+            remedies = " or ".join(filter(None, (f"fewer --jobs than {jobs}", or_else)))
             raise ModelError(
                 "a worker process died, perhaps for lack of memory; finished runs are kept: repeat the command "
-                f"with fewer --jobs than {jobs} or a smaller --batch-size"
+                f"with {remedies}"
             ) from None
         finally:
             results.close()
+
+
+def _outcome(call: Callable[[], T]) -> T | BatchNormError:
+    # Returned, because joblib would raise it here with the worker's whole traceback as its cause.
+    try:
+        return call()
+    except BatchNormError as error:
+        return error
 
 
 @contextlib.contextmanager
@@ -111,44 +165,45 @@ def _train(
     dataset: Dataset,
     sample_indices: Sequence[int],
     progress: Progress | None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Line]:
     # Late, because it takes seconds to load and the process that only gives out work does not need it.
     from batchnorm.lab.training import train
 
     if progress is not None:
         progress({"kind": "started", **task.identity(), "epoch": 0})
-    return train(config, task, dataset, sample_indices, progress)
+    return train(config, task, dataset, sample_indices, progress, checkpoints)
 
 
 def _work(
     config: CompareConfig,
     task: Task,
-    packed: "_Packed",
+    packed: "Packed",
     sample_indices: Sequence[int],
     progress: Progress | None,
-) -> list[Line] | str:
-    """A run in a worker process: its lines, or the message of what went wrong."""
-    try:
-        return _train(config, task, packed.dataset(), sample_indices, progress)
-    except BatchNormError as error:
-        return str(error)
+    checkpoints: Checkpoints | None,
+) -> list[Line]:
+    """A run in a worker process."""
+    return _train(config, task, packed.dataset(), sample_indices, progress, checkpoints)
 
 
 @dataclass(frozen=True)
-class _Packed:
+class Packed:
     """A data set as numpy arrays, which joblib shares between processes instead of copying them."""
 
     rest: Dataset
     arrays: tuple[np.ndarray[Any, Any], ...]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "_Packed":
+    def of(cls, dataset: Dataset) -> "Packed":
+        """Share the memory of the tensors."""
         splits = (dataset.train, dataset.validation, dataset.test)
         arrays = tuple(tensor.numpy() for split in splits for tensor in (split.x, split.y))
         empty = Split(torch.empty(0), torch.empty(0))
         return cls(replace(dataset, train=empty, validation=empty, test=empty), arrays)
 
     def dataset(self) -> Dataset:
+        """The data set, in the memory of the arrays, to be read only."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the arrays are read-only, and only read
             tensors = [torch.from_numpy(array) for array in self.arrays]

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
 from batchnorm.errors import BatchNormError, ModelError
-from batchnorm.lab import isolation, scores
+from batchnorm.lab import isolation, ranks, scores
+from batchnorm.lab import state as states
+from batchnorm.lab.checkpoints import Checkpoint, Checkpoints
 from batchnorm.lab.config import CompareConfig
 from batchnorm.lab.data import Dataset, Split
 from batchnorm.lab.instruments import PROBE_SAMPLES, activations
 from batchnorm.lab.models import Network
 from batchnorm.lab.networks import build_network
 from batchnorm.lab.plan import Task
+from batchnorm.lab.targets import describe
 
 __all__ = ["train"]
 
@@ -36,19 +38,25 @@ def train(
     dataset: Dataset,
     sample_indices: Sequence[int] = (),
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Line]:
-    """Train and test one network on one thread; the same arguments give the same numbers, times aside.
+    """Train and test one network on one thread a device; the same arguments give the same numbers, times aside.
 
     All arms at a seed start from the same weights (outside norm layers) and see the same batches in the
     same order. A last batch of a single sample is left out for every arm, since batch norm cannot train
     on it. Thread count and random state of the process are put back afterwards.
+
+    On several devices each step's batch is split over as many processes: gradients are those of the batch's mean loss,
+    the arms normalise what their process sees (`sync` the whole batch), and a last batch with fewer than two samples a
+    process is left out. Dropout differs between processes.
 
     Args:
         config: the settings.
         task: arm, placement, learning rate and seed.
         dataset: the samples.
         sample_indices: test samples whose predictions are kept.
-        progress: called with each epoch's line when the epoch ends.
+        progress: called with each epoch's line when the epoch ends; on several devices it must survive pickling.
+        checkpoints: where a long run leaves its state and goes on from; the numbers are the same with and without.
 
     Returns:
         The run's lines, from `run` to `final`; see `docs/reference/results.md`.
@@ -56,14 +64,48 @@ def train(
     Raises:
         ModelError: the network raised in training; the message quotes what it said.
     """
+    checkpoint = None if checkpoints is None else checkpoints.of_run(task.name)
+    state = None if checkpoint is None else checkpoint.load()
+    arguments = config, task, dataset, sample_indices, progress or _ignore, checkpoints, state
+    if config.devices == 1:
+        return _train(ranks.single(config.device, config.precision), ranks.Alone(), *arguments)
+    what = f"--model '{config.model}' on {config.devices} devices ({task.name})"
+    return ranks.launch(_train, config.devices, config.device, config.precision, what, *arguments)
+
+
+def _ignore(_: Line) -> None:
+    pass
+
+
+def _train(
+    fabric: Fabric,
+    among: ranks.Ranks,
+    config: CompareConfig,
+    task: Task,
+    dataset: Dataset,
+    sample_indices: Sequence[int],
+    progress: Progress,
+    checkpoints: Checkpoints | None,
+    state: Line | None,
+) -> list[Line]:
+    checkpoint = None if checkpoints is None else checkpoints.of_run(task.name, due=state is not None)
     try:
-        with (
-            isolation.quiet(),
-            isolation.one_thread(),
-            isolation.own_random_state(task.seed, config.device),
-            isolation.deterministic(config.device),
-        ):
-            return _Run(config, task, dataset).lines(sample_indices, progress or _ignore)
+        for start in (state, None):
+            with (
+                isolation.quiet(),
+                isolation.one_thread(),
+                isolation.own_random_state(task.seed, config.device),
+                isolation.deterministic(config.device),
+            ):
+                run = _Run(fabric, among, config, task, dataset)
+                try:
+                    run.begin(start)
+                except _UnfitError as error:
+                    if checkpoint is not None and among.rank == 0:
+                        checkpoint.refuse(f"does not fit: {error}")
+                    continue
+                return run.lines(sample_indices, progress if among.rank == 0 else _ignore, checkpoint)
+        raise AssertionError("a run without a checkpoint always begins")
     except BatchNormError:
         raise
     except (Exception, SystemExit) as error:
@@ -73,13 +115,17 @@ def train(
         ) from error
 
 
-def _ignore(_: Line) -> None:
-    pass
+class _UnfitError(Exception):
+    """A checkpoint cannot be put into the network that was built for it."""
 
 
 class _Run:
-    def __init__(self, config: CompareConfig, task: Task, dataset: Dataset) -> None:
+    def __init__(
+        self, fabric: Fabric, among: ranks.Ranks, config: CompareConfig, task: Task, dataset: Dataset
+    ) -> None:
         self.config = config
+        self.fabric = fabric
+        self.ranks = among
         self.identity = task.identity()
         # Three independent streams, so that an arm that draws more numbers than another, for its
         # weights or in dropout, does not get other batches.
@@ -88,17 +134,10 @@ class _Run:
         )
         torch.manual_seed(weights)
         self.network = build_network(config, task.arm, task.placement, dataset)
-        torch.manual_seed(dropout)
+        torch.manual_seed(dropout + among.rank)
         self.order = torch.Generator().manual_seed(order)
-        self.batches = _batches(len(dataset.train.y), config.batch_size)
+        self.batches = _batches(len(dataset.train.y), config.batch_size, least=2 * among.size)
         self.initial_weights = _weights_digest(self.network)
-        # The environment is named because Fabric would otherwise join a SLURM or torchrun job it finds itself in.
-        self.fabric = Fabric(
-            accelerator=config.device,
-            devices=1,
-            precision=config.precision,  # type: ignore[arg-type]
-            plugins=[LightningEnvironment()],
-        )
         self.model, self.optimizer = self.fabric.setup(
             self.network.module, _optimizer(config, task.lr, self.network.module)
         )
@@ -108,22 +147,66 @@ class _Run:
             for split in (dataset.train, dataset.validation, dataset.test)
         )
         self.step_seconds: list[float] = []
+        self.said: list[Line] = []
+        self.epoch = 0
         # The same samples in every run, and not the first ones: a split may be sorted by class.
         chosen = torch.randperm(len(dataset.validation.y), generator=torch.Generator().manual_seed(0))
         self.probe = chosen[:PROBE_SAMPLES].to(self.validation.x.device)
 
-    def lines(self, sample_indices: Sequence[int], progress: Progress) -> list[Line]:
-        lines = [self._header(), *self._activations(0)]
-        for epoch in range(1, self.config.epochs + 1):
-            lines.append(self._epoch(epoch))
-            progress(lines[-1])
-            if lines[-1]["val_loss"] is None:
-                return [*lines, self._final(None, diverged_at=epoch)]
-            lines += self._activations(epoch)
+    def begin(self, state: Line | None) -> None:
+        """Start where a checkpoint was written, or at the beginning.
+
+        Raises: _UnfitError: the checkpoint is not one of such a network; this object is then to be thrown away.
+        """
+        if state is None:
+            self.said = [self._header(), *self._activations(0)]
+            return
+        try:
+            states.restore(state, self.network.module, self._bare_optimizer())
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            self.order.set_state(state["order"])
+            self.step_seconds = list(state["step_seconds"])
+            self.said, self.epoch = list(state["lines"]), int(state["epoch"])
+            states.set_generators(state["random"][self.ranks.rank])
+        except Exception as error:
+            raise _UnfitError(describe(error)) from error
+
+    def lines(
+        self, sample_indices: Sequence[int], progress: Progress, checkpoint: Checkpoint | None
+    ) -> list[Line]:
+        for epoch in range(self.epoch + 1, self.config.epochs + 1):
+            line = self._epoch(epoch)
+            self.said.append(line)
+            progress(line)
+            if line["val_loss"] is None:
+                return [*self.said, self._final(None, diverged_at=epoch)]
+            self.said += self._activations(epoch)
+            self.epoch = epoch
+            if checkpoint is not None and self.ranks.agreed(checkpoint.due()):
+                self._save(checkpoint)
         test = self._evaluate(self.test)
         if not math.isfinite(test.loss):  # not called diverged, which decides the choice of the rate
-            return [*lines, self._final(None, diverged_at=None)]
-        return [*lines, self._prediction(test, sample_indices), self._final(test, diverged_at=None)]
+            return [*self.said, self._final(None, diverged_at=None)]
+        return [*self.said, self._prediction(test, sample_indices), self._final(test, diverged_at=None)]
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        random = self.ranks.gathered(states.generators(self.config.device))
+        if self.ranks.rank == 0:
+            checkpoint.save(
+                {
+                    "epoch": self.epoch,
+                    "lines": self.said,
+                    "step_seconds": self.step_seconds,
+                    "order": self.order.get_state(),
+                    "random": random,
+                    "precision": self.fabric.strategy.precision.state_dict(),
+                    **states.capture(self.network.module, self._bare_optimizer()),
+                }
+            )
+
+    def _bare_optimizer(self) -> torch.optim.Optimizer:
+        bare: torch.optim.Optimizer = self.optimizer.optimizer
+        return bare
 
     def _header(self) -> Line:
         module, sites = self.network.module, self.network.sites
@@ -162,30 +245,32 @@ class _Run:
         """
         self.model.train()
         permutation = self.fabric.to_device(torch.randperm(len(self.train.y), generator=self.order))
-        values, outputs = [], []
+        values, sizes, outputs, labels = [], [], [], []
         for start, stop in self.batches:
             began = time.perf_counter()
-            chosen = permutation[start:stop]
+            chosen = self.ranks.share(permutation[start:stop])
+            part = len(chosen), stop - start
             self.optimizer.zero_grad()
             output = self.model(self.train.x[chosen])
             loss = self.criterion(output, self.train.y[chosen])
-            self.fabric.backward(loss)
+            self.fabric.backward(self.ranks.weighted(loss, *part))
             self.optimizer.step()
-            values.append(loss.item())  # also waits for an accelerator, so that the time is the step's
+            values.append(self.ranks.mean(loss, *part))  # also waits, so that the time is the step's
             self.step_seconds.append(time.perf_counter() - began)
+            sizes.append(stop - start)
             outputs.append(output.detach())
+            labels.append(self.train.y[chosen])
             if not math.isfinite(values[-1]):
                 break
-        sizes = [len(output) for output in outputs]
-        labels = self.train.y[permutation[: sum(sizes)]]
-        return values, sizes, torch.cat(outputs), labels
+        return values, sizes, self.ranks.joined(torch.cat(outputs)), self.ranks.joined(torch.cat(labels))
 
     def _evaluate(self, split: Split) -> scores.Scores:
         self.model.eval()
         with torch.no_grad():
             # Copies, so that a network that works in place on its input cannot change the data.
-            outputs = [self.model(part.clone()) for part in split.x.split(EVALUATION_BATCH)]
-        return scores.evaluate(torch.cat(outputs), split.y)
+            parts = self.ranks.parts(split.x, EVALUATION_BATCH)
+            outputs = [self.model(part.clone()) for part in parts]
+        return scores.evaluate(self.ranks.joined(torch.cat(outputs)), split.y)
 
     def _activations(self, epoch: int) -> list[Line]:
         if not self.network.sites or epoch not in _measured(self.config.epochs):
@@ -222,10 +307,10 @@ class _Run:
         }
 
 
-def _batches(samples: int, size: int) -> list[tuple[int, int]]:
-    """Start and stop of each batch; a last one of a single sample is left out."""
+def _batches(samples: int, size: int, least: int) -> list[tuple[int, int]]:
+    """Start and stop of each batch; a last one of fewer than `least` samples is left out."""
     bounds = [(start, min(start + size, samples)) for start in range(0, samples, size)]
-    return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1 else bounds
+    return bounds[:-1] if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < least else bounds
 
 
 def _measured(epochs: int) -> set[int]:

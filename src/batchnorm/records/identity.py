@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["IDENTITIES", "Identity", "arm_label", "arm_order", "identity"]
+__all__ = ["IDENTITIES", "Identity", "arm_label", "arm_order", "identity", "looks"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,15 @@ IDENTITIES = {
     "sync": Identity("#117733", "#4DBB70", "20px,4px", "triangle-left"),
     "recurrent": Identity("#882255", "#D0709C", "2px,4px,8px,4px", "triangle-right"),
 }
+# For what the lab compares beside the norms: other colours again, given out in the order of display.
+_FURTHER = (
+    Identity("#332288", "#8C7BE0", "solid", "circle-open-dot"),
+    Identity("#AA4499", "#D67CC6", "dash", "diamond-tall"),
+    Identity("#44AA99", "#6FD3C3", "dashdot", "hourglass"),
+    Identity("#CC6677", "#E88D9C", "longdash", "bowtie"),
+    Identity("#8A7A1F", "#D9C75C", "dot", "asterisk"),
+    Identity("#661100", "#C9705C", "longdashdot", "pentagon"),
+)
 _UNKNOWN = Identity("#4C5B61", "#8FA3AB", "5px,5px", "pentagon")
 _PLACEMENTS = ("before", "after", "own")
 
@@ -41,6 +50,24 @@ _PLACEMENTS = ("before", "after", "own")
 def identity(arm: str) -> Identity:
     """Return how `arm` is drawn; an arm without an identity of its own gets a neutral one."""
     return IDENTITIES.get(arm, _UNKNOWN)
+
+
+def looks(arms: Iterable[str]) -> dict[str, Identity]:
+    """Return how each of these arms is drawn on one page: an arm without a look of its own gets a further one.
+
+    Args:
+        arms: in the order of display, which decides who gets which; they may repeat.
+
+    Example:
+        >>> looks(["batch", "skipinit"])["batch"] == identity("batch")
+        True
+    """
+    further = iter(_FURTHER)
+    found: dict[str, Identity] = {}
+    for arm in arms:
+        if arm not in found:
+            found[arm] = IDENTITIES.get(arm) or next(further, _UNKNOWN)
+    return found
 
 
 def arm_order(arms: Iterable[tuple[str, str | None]]) -> list[tuple[str, str | None]]:

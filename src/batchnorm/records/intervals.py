@@ -23,6 +23,18 @@ class Interval:
         """Whether zero lies outside the interval; False where there is no interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    def within(self, low: float, high: float) -> bool:
+        """Whether the whole interval lies from `low` to `high`; False where there is no interval.
+
+        Example:
+            >>> (
+            ...     Interval(1.01, 0.98, 1.04, 5).within(0.95, 1.05),
+            ...     Interval(1.0, 0.9, 1.1, 3).within(0.95, 1.05),
+            ... )
+            (True, False)
+        """
+        return self.low is not None and self.high is not None and low <= self.low and self.high <= high
+
 
 def mean_interval(values: Iterable[float | None]) -> Interval | None:
     """Return the mean of `values` with its 95% t interval.

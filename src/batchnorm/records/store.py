@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from batchnorm.errors import StoreError
 
-__all__ = ["FILE_NAME", "SCHEMA", "Line", "Records", "Run", "Store", "read"]
+__all__ = ["FILE_NAME", "SCHEMA", "Line", "Records", "Run", "Store", "encode", "read"]
 
 FILE_NAME = "results.jsonl"
 LOCK_NAME = ".lock"
@@ -24,18 +24,25 @@ Line = dict[str, Any]
 
 @dataclass
 class Run:
-    """The lines of one finished training run; its `run` line is `header`, its last is `final`."""
+    """The lines of one finished run; its `run` line is `header`, its last is `final`, the lab's are `measurements`."""
 
     header: Line
     epochs: list[Line] = field(default_factory=list)
     activations: list[Line] = field(default_factory=list)
     prediction: Line | None = None
     final: Line = field(default_factory=dict)
+    measurements: list[Line] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """The run's identity, unique in a folder."""
         return str(self.header["run"])
+
+    @classmethod
+    def of(cls, lines: Iterable[Line]) -> "Run":
+        """The run that whole lines are of, from `run` to `final`."""
+        (run,) = _gather(list(lines), Records({}))
+        return run
 
 
 @dataclass
@@ -113,7 +120,7 @@ class Store:
 
     def append(self, lines: Iterable[Line]) -> None:
         """Write `lines` together and wait until they are on disk; non-finite numbers become null."""
-        self._write(b"".join(_encode(line) for line in lines))
+        self._write(b"".join(encode(line) for line in lines))
 
     def _write(self, data: bytes) -> None:
         if self._fd is None:
@@ -147,7 +154,8 @@ def read(folder: str | os.PathLike[str]) -> Records:
     return _group(lines, path)
 
 
-def _encode(line: Line) -> bytes:
+def encode(line: Line) -> bytes:
+    """Return a line as it stands in the file; numbers that are not finite become null."""
     text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A command may hold bytes that are not UTF-8 as lone surrogates; escaped, they are valid JSON.
     return text.encode(errors="backslashreplace") + b"\n"
@@ -223,6 +231,8 @@ def _gather(lines: list[Line], records: Records) -> Iterator[Run]:
             current.epochs.append(line)
         elif kind == "activation":
             current.activations.append(line)
+        elif kind == "measurement":
+            current.measurements.append(line)
         elif kind == "prediction":
             current.prediction = line
         elif kind == "final":
@@ -247,7 +257,7 @@ def _refuse_foreign_beginning(raw: bytes, path: Path) -> None:
 
 
 def _refuse_other_settings(folder: Path, there: Line, here: Line) -> None:
-    old, new = there["settings"], json.loads(_encode(here["settings"]))
+    old, new = there["settings"], json.loads(encode(here["settings"]))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise StoreError(

@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from batchnorm.report.figure import script_json
 
-__all__ = ["plotly_script", "stylesheet", "table_widget", "text_asset"]
+__all__ = ["plotly_file", "plotly_script", "stylesheet", "table_widget", "text_asset"]
 
 
 def text_asset(name: str) -> Markup:
@@ -28,6 +28,11 @@ def plotly_script() -> Markup:
     """Return plotly's script, with nothing in it that ends a script element."""
     script = get_plotlyjs()
     return Markup(script.replace("<!--", "\\x3c!--").replace("</script", "\\x3c/script"))
+
+
+def plotly_file() -> bytes:
+    """Return plotly's script as a file of its own, for pages that share it."""
+    return get_plotlyjs().encode()
 
 
 @cache

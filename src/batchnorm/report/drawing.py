@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 import plotly.graph_objects as go
 
-from batchnorm.report.view import Arm
+from batchnorm.records.identity import Identity
 
 __all__ = [
     "BAND_OPACITY",
+    "BASE_MARGIN",
+    "Drawn",
     "band",
     "curve",
     "dark_colours",
@@ -24,7 +26,24 @@ __all__ = [
 
 BAND_OPACITY = 0.18
 DARK_BAND_OPACITY = 0.3
+BASE_MARGIN = {"l": 64, "r": 24, "t": 36, "b": 56}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+class Drawn(Protocol):
+    """What is drawn in the look of an arm."""
+
+    @property
+    def label(self) -> str:
+        """The name in legends and at the ends of lines."""
+
+    @property
+    def identity(self) -> Identity:
+        """Colour and dash."""
+
+    @property
+    def marker(self) -> str:
+        """Plotly's name of the marker."""
 
 
 def text(value: str) -> str:
@@ -38,7 +57,7 @@ def faded(colour: str, opacity: float = BAND_OPACITY) -> str:
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def dark_colours(arms: Sequence[Arm]) -> dict[str, str]:
+def dark_colours(arms: Sequence[Drawn]) -> dict[str, str]:
     """Return what stands on a dark page in place of each colour of lines and bands."""
     colours: dict[str, str] = {}
     for arm in arms:
@@ -54,7 +73,7 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
         "font": {"family": FONT, "size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 64, "r": 24, "t": 36, "b": 56},
+        "margin": BASE_MARGIN,
         "legend": {
             "orientation": "h",
             "x": 0,
@@ -77,7 +96,7 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
     return go.Figure(data=list(traces), layout=base)
 
 
-def curve(arm: Arm, x: Sequence[Any], y: Sequence[float | None], **options: Any) -> go.Scatter:
+def curve(arm: Drawn, x: Sequence[Any], y: Sequence[float | None], **options: Any) -> go.Scatter:
     """Return the line of an arm in its colour, dash and marker."""
     settings: dict[str, Any] = {
         "name": text(arm.label),
@@ -91,7 +110,7 @@ def curve(arm: Arm, x: Sequence[Any], y: Sequence[float | None], **options: Any)
 
 
 def band(
-    arm: Arm, x: Sequence[Any], low: Sequence[float | None], high: Sequence[float | None]
+    arm: Drawn, x: Sequence[Any], low: Sequence[float | None], high: Sequence[float | None]
 ) -> go.Scatter | None:
     """Return the 95% band around a line, or None where no point has an interval."""
     known = [(a, b, c) for a, b, c in zip(x, low, high, strict=True) if b is not None and c is not None]
@@ -113,7 +132,7 @@ def band(
     )
 
 
-def end_labels(ends: Sequence[tuple[Arm, Any, float]], low: float, high: float) -> list[go.Scatter]:
+def end_labels(ends: Sequence[tuple[Drawn, Any, float]], low: float, high: float) -> list[go.Scatter]:
     """Return the names of up to four lines at their ends, moved apart where they would overlap."""
     if len(ends) > 4:
         return []
@@ -135,7 +154,7 @@ def end_labels(ends: Sequence[tuple[Arm, Any, float]], low: float, high: float) 
     ]
 
 
-def label_room(ends: Sequence[tuple[Arm, Any, float]]) -> int:
+def label_room(ends: Sequence[tuple[Drawn, Any, float]]) -> int:
     """Return how many pixels the names at the ends of lines need on the right."""
     longest = max((len(arm.label) for arm, _, _ in ends), default=0) if len(ends) <= 4 else 0
     return min(24 + 8 * longest, 140)

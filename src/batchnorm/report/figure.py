@@ -8,27 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from batchnorm.records.tables import Cell, Table
+
 __all__ = ["Cell", "Control", "Controls", "Figure", "Note", "Table", "script_json"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: its text, what it sorts by where that is another, and whether it is set in bold."""
-
-    text: str
-    order: float | str | None = None
-    strong: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a caption; the first cell of a row is its heading. Columns after `text` are numbers."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
-    text_columns: int = 1
-    when: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,9 @@
 """The whole page: sections from records, filled into one template, small enough to send by mail."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from batchnorm.errors import StoreError
 from batchnorm.records import Records, read
 from batchnorm.report import (
     answer,
@@ -24,8 +20,10 @@ from batchnorm.report import predictions as table
 from batchnorm.report.assets import plotly_script, stylesheet, table_widget, text_asset
 from batchnorm.report.drawing import dark_colours
 from batchnorm.report.figure import script_json
-from batchnorm.report.phrases import meanings, tidy
+from batchnorm.report.filling import fill
+from batchnorm.report.phrases import meanings
 from batchnorm.report.view import FULL, Detail, View, look
+from batchnorm.report.writing import write_whole
 
 __all__ = ["FILE_NAME", "MAX_BYTES", "render", "write"]
 
@@ -73,38 +71,11 @@ def write(folder: str | os.PathLike[str]) -> Path:
     Raises:
         StoreError: the records cannot be read, or the page cannot be written.
     """
-    path = Path(folder) / FILE_NAME
-    page = render(read(folder)).encode()
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise StoreError(f"cannot write '{path}': {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+    return write_whole(Path(folder) / FILE_NAME, render(read(folder)).encode())
 
 
 def _render(view: View) -> str:
-    environment = Environment(
-        loader=PackageLoader("batchnorm.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["tidy"] = tidy
-    page = environment.get_template("page.html").render(_context(view))
-    # A command may hold bytes that are not UTF-8; they came as lone surrogates, which no file can hold.
-    return page.encode(errors="replace").decode()
+    return fill("page.html", _context(view))
 
 
 def _context(view: View) -> dict[str, Any]:

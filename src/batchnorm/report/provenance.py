@@ -8,7 +8,7 @@ from batchnorm.records.wording import count
 from batchnorm.report.figure import Table
 from batchnorm.report.view import View
 
-__all__ = ["command", "facts_table", "settings_table", "versions_table"]
+__all__ = ["command", "facts_of", "facts_table", "settings_table", "versions_table", "written"]
 
 
 def command(view: View) -> str:
@@ -18,12 +18,10 @@ def command(view: View) -> str:
 
 def facts_table(view: View) -> Table:
     """Return when, where and on what the runs were made."""
-    config, data = view.records.config, view.records.data or {}
+    data = view.records.data or {}
     seeds = sorted({int(finite(run.header.get("seed")) or 0) for run in view.records.runs.values()})
     rows = [
-        ["started", _text(config.get("started"))],
-        ["device", _text(config.get("device"))],
-        ["commit of batchnorm", _text(config.get("commit"))],
+        *facts_of(view.records.config),
         ["runs", f"{count(view.summary.finished)} finished of {count(view.summary.planned)} planned"],
         ["seeds", ", ".join(map(str, seeds)) or "none yet"],
         ["data", _text(data.get("name"))],
@@ -36,10 +34,7 @@ def facts_table(view: View) -> Table:
 
 def versions_table(view: View) -> Table:
     """Return the versions of the software."""
-    versions = view.records.config.get("versions")
-    rows = (
-        [[str(name), _text(value)] for name, value in versions.items()] if isinstance(versions, dict) else []
-    )
+    rows = written(view.records.config.get("versions"))
     return Table("Versions", ["software", "version"], rows, text_columns=2)
 
 
@@ -47,6 +42,20 @@ def settings_table(view: View) -> Table:
     """Return everything that decided the numbers."""
     rows = [[str(name), _setting(view, str(name), value)] for name, value in view.settings.items()]
     return Table("Settings", ["setting", "value"], rows, text_columns=2)
+
+
+def facts_of(config: dict[str, Any]) -> list[list[str]]:
+    """Return when and on what the runs were made, from the `config` line."""
+    return [
+        ["started", _text(config.get("started"))],
+        ["device", _text(config.get("device"))],
+        ["commit of batchnorm", _text(config.get("commit"))],
+    ]
+
+
+def written(values: Any) -> list[list[str]]:
+    """Return the entries of a mapping as rows; none where it is something else."""
+    return [[str(name), _text(value)] for name, value in values.items()] if isinstance(values, dict) else []
 
 
 def _setting(view: View, name: str, value: Any) -> str:

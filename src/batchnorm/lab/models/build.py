@@ -12,14 +12,15 @@ from batchnorm.lab.models import own
 from batchnorm.lab.models.lenet import LENET
 from batchnorm.lab.models.lstm import LSTM
 from batchnorm.lab.models.mlp import MLP
-from batchnorm.lab.models.network import Network, Plan, Recipe
+from batchnorm.lab.models.network import Network, NormMaker, Plan, Recipe
+from batchnorm.lab.models.norms import maker
 from batchnorm.lab.models.options import read
 from batchnorm.lab.models.resnet import RESNET
 from batchnorm.lab.models.vgg import VGG
 from batchnorm.lab.targets import describe, is_target
 from batchnorm.surgery.restored import run
 
-__all__ = ["KNOWN", "brings_its_own_norms", "build"]
+__all__ = ["KNOWN", "brings_its_own_norms", "build", "construct"]
 
 RECIPES: dict[str, Recipe] = {"lenet": LENET, "mlp": MLP, "vgg": VGG, "resnet": RESNET, "lstm": LSTM}
 KNOWN: tuple[str, ...] = tuple(RECIPES)
@@ -68,15 +69,63 @@ def build(
         raise UsageError(
             "norms: 'recurrent' has statistics of each time step and needs a network that steps: --model lstm"
         )
-    if placement not in PLACEMENTS:
-        raise UsageError(f"placement: expected before or after, got {placement!r}")
+    _check_placement(placement)
     shape = tuple(input_shape)
     if is_target(model):
         network = own.build(model, arm, placement, shape, num_classes, dropout, example[:2], options)
     else:
-        network = _built_in(model, arm, placement, shape, num_classes, dropout, options)
+        made: list[nn.Module] = []
+
+        def norm(channels: int, ndim: int, steps: int | None = None) -> nn.Module:
+            made.append(arms.norm_layer(arm, channels, ndim, steps))
+            return made[-1]
+
+        module = _built_in(model, norm, placement, shape, num_classes, dropout, options)
+        paths = {id(part): path for path, part in module.named_modules()}
+        place = "own" if RECIPES[model].recurrent else placement
+        sites = tuple(paths[id(layer)] for layer in made)
+        network = Network(module, sites, None if arm == "none" else place)
     _check_output(model, network.module, example[:2], num_classes)
     return network
+
+
+def construct(
+    model: str,
+    norm: str | NormMaker = "batch",
+    placement: str = "before",
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    dropout: float = 0.0,
+    **options: Any,
+) -> nn.Module:
+    """Build one of the networks in `KNOWN` for an experiment, with an arm or layers of one's own making.
+
+    Args:
+        model: a name in `KNOWN`.
+        norm: an arm, or (channels, dimensions of the input, time steps) -> a layer, such as `noisy()`. Default "batch".
+        placement: "before" or "after" the activation. Default "before".
+        input_shape: shape of a sample.
+        num_classes: logits.
+        dropout: as for `build`.
+        options: the model's settings.
+
+    Returns:
+        The network. That it runs is not tried, as `build` does.
+
+    Raises:
+        ModelError: as for `build`.
+        UsageError: as for `build`.
+
+    Example:
+        >>> from batchnorm.lab.models import noisy
+        >>> net = construct("vgg", noisy(), input_shape=(1, 8, 8), num_classes=10, convs=4)
+        >>> sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
+        12
+    """
+    _check_placement(placement)
+    make = maker(norm)
+    return _built_in(model, make, placement, tuple(input_shape), num_classes, dropout, options)
 
 
 def brings_its_own_norms(
@@ -115,33 +164,28 @@ def _recipe(model: str) -> Recipe:
     return RECIPES[model]
 
 
+def _check_placement(placement: str) -> None:
+    if placement not in PLACEMENTS:
+        raise UsageError(f"placement: expected before or after, got {placement!r}")
+
+
 def _built_in(
     model: str,
-    arm: str,
+    norm: NormMaker,
     placement: str,
     shape: tuple[int, ...],
     num_classes: int,
     dropout: float,
     options: dict[str, Any],
-) -> Network:
+) -> nn.Module:
     recipe = _recipe(model)
     settings = read(model, options, recipe.options)
     if recipe.least is not None:
         _check_images(model, shape, recipe.least(settings))
-    made: list[nn.Module] = []
-
-    def norm(channels: int, ndim: int, steps: int | None = None) -> nn.Module:
-        made.append(arms.norm_layer(arm, channels, ndim, steps))
-        return made[-1]
-
     try:
-        module = recipe.make(Plan(shape, num_classes, placement, dropout, norm, settings))
+        return recipe.make(Plan(shape, num_classes, placement, dropout, norm, settings))
     except (RuntimeError, TypeError, OverflowError, MemoryError) as problem:
         raise ModelError(f"model: {model} cannot be built with these settings: {describe(problem)}") from None
-    paths = {id(part): path for path, part in module.named_modules()}
-    sites = tuple(paths[id(layer)] for layer in made)
-    place = "own" if recipe.recurrent else placement
-    return Network(module, sites, None if arm == "none" else place)
 
 
 def _check_images(model: str, shape: tuple[int, ...], least: int) -> None:

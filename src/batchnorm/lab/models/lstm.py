@@ -14,8 +14,6 @@ from batchnorm.nn.tracked import TrackedNorm
 __all__ = ["LSTM", "Reader"]
 
 _READS = ("rows", "pixels")
-# Cooijmans 2017, section 4; for every norm by batch statistics, so that the arms differ in the statistics alone.
-_INITIAL_WEIGHT = 0.1
 
 
 class Reader(nn.Module):
@@ -25,7 +23,9 @@ class Reader(nn.Module):
     apart is the same at all of them.
 
     Args:
-        plan: what to build; options `hidden` (width of the state), `rows`, and `read` ("rows" or "pixels").
+        plan: what to build; options `hidden` (width of the state), `rows`, `read` ("rows" or "pixels"), `gamma` (where
+            the weights of norms by batch statistics start) and `noise` (standard deviation of h and c at the start, in
+            training; 0 otherwise).
 
     Returns:
         From (N, C, H, W): logits (N, num_classes).
@@ -33,7 +33,7 @@ class Reader(nn.Module):
     Example:
         >>> import torch
         >>> from batchnorm.lab.arms import norm_layer
-        >>> settings = {"hidden": 16, "rows": 8, "read": "rows"}
+        >>> settings = {"hidden": 16, "rows": 8, "read": "rows", "gamma": 0.1, "noise": 0.0}
         >>> plan = Plan(
         ...     (1, 32, 32), 10, "own", 0.0, lambda c, d, t: norm_layer("recurrent", c, d, t), settings
         ... )
@@ -46,7 +46,7 @@ class Reader(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        hidden, self.rows = plan.options["hidden"], plan.options["rows"]
+        hidden, self.rows, self.noise = (plan.options[name] for name in ("hidden", "rows", "noise"))
         by_rows = plan.options["read"] == "rows"
         self.steps = self.rows if by_rows else self.rows**2
         features = plan.input_shape[0] * (self.rows if by_rows else 1)
@@ -58,23 +58,26 @@ class Reader(nn.Module):
         self.dropout = nn.Dropout(plan.dropout)
         self.output = nn.Linear(hidden, plan.num_classes)
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
-        self._start(hidden)
+        self._start(hidden, plan.options["gamma"])
 
-    def _start(self, hidden: int) -> None:
-        """As `batchnorm.BatchNormLSTM` starts."""
+    def _start(self, hidden: int, gamma: float) -> None:
+        """As `batchnorm.BatchNormLSTM` starts, where gamma is 0.1."""
         nn.init.orthogonal_(self.from_input.weight)
         nn.init.orthogonal_(self.from_hidden.weight)
         with torch.no_grad():
             self.from_hidden.weight[2 * hidden : 3 * hidden] = torch.eye(hidden)
             self.bias[hidden : 2 * hidden] = 1
         for norm in (self.norm_ih, self.norm_hh, self.norm_c):
+            # Of all norms by batch statistics, so that these arms differ in the statistics alone.
             if isinstance(norm, TrackedNorm):
-                nn.init.constant_(norm.weight, _INITIAL_WEIGHT)
+                nn.init.constant_(norm.weight, gamma)
 
     def forward(self, x: Tensor) -> Tensor:
         x = adaptive_avg_pool2d(x, (self.rows, self.rows)).movedim(1, -1)  # (N, rows, rows, C)
         inputs = self.from_input(x.reshape(len(x), self.steps, -1))
         h = c = inputs.new_zeros(len(x), self.from_hidden.in_features)
+        if self.training and self.noise:
+            h, c = (state + self.noise * torch.randn_like(state) for state in (h, c))
         for step in range(self.steps):
             gates = _at_step(self.norm_ih, inputs[:, step], step)
             gates = gates + _at_step(self.norm_hh, self.from_hidden(h), step) + self.bias
@@ -98,6 +101,12 @@ def _read(value: Any) -> str:
 LSTM = Recipe(
     Reader,
     least=lambda settings: int(settings["rows"]),
-    options={"hidden": (64, options.whole), "rows": (8, options.whole), "read": ("rows", _read)},
+    options={
+        "hidden": (64, options.whole),
+        "rows": (8, options.whole),
+        "read": ("rows", _read),
+        "gamma": (0.1, options.number),  # Cooijmans 2017, section 4
+        "noise": (0.0, options.number),
+    },
     recurrent=True,
 )

@@ -1,5 +1,6 @@
 """Readers of the settings that come as `--set model.key=value`."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 
 from batchnorm.errors import UsageError
 
-__all__ = ["ACTIVATIONS", "activation", "depth", "read", "whole", "widths"]
+__all__ = ["ACTIVATIONS", "activation", "depth", "number", "read", "stride", "whole", "widths"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -73,6 +74,28 @@ def depth(value: Any) -> int:
     if number < 8 or (number - 2) % 6:
         raise ValueError("a depth of 6n + 2 (8, 14, 20, 26, ...)")
     return number
+
+
+def stride(value: Any) -> int:
+    """The stride of a first convolution."""
+    try:
+        step = whole(value)
+    except ValueError:
+        step = 0
+    if step not in (1, 2):
+        raise ValueError("1 or 2")
+    return step
+
+
+def number(value: Any) -> float:
+    """A finite number from 0."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError("a number from 0")
+    return found
 
 
 def activation(value: Any) -> str:

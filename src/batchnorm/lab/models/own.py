@@ -16,7 +16,7 @@ from batchnorm.surgery import convert_, insert_
 from batchnorm.surgery.layers import batch_norm_paths
 from batchnorm.surgery.restored import generators_kept
 
-__all__ = ["build", "has_norms"]
+__all__ = ["build", "has_norms", "make"]
 
 
 def build(
@@ -30,7 +30,7 @@ def build(
     options: Mapping[str, Any],
 ) -> Network:
     """The network of a target; see `batchnorm.lab.models.build`."""
-    module = _make(target, shape, num_classes, dropout, options)
+    module = make(target, shape, num_classes, dropout, options)
     sites = batch_norm_paths(module)
     found = "own" if sites else placement
     try:
@@ -49,7 +49,7 @@ def has_norms(
 ) -> bool:
     """Whether the network of a target has batch norms; see `batchnorm.lab.models.brings_its_own_norms`."""
     with generators_kept():
-        first, second = (_make(target, shape, num_classes, dropout, options) for _ in range(2))
+        first, second = (make(target, shape, num_classes, dropout, options) for _ in range(2))
     shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
     if first is second or shared:
         raise ModelError(
@@ -59,9 +59,10 @@ def has_norms(
     return bool(batch_norm_paths(first))
 
 
-def _make(
+def make(
     target: str, shape: tuple[int, ...], num_classes: int, dropout: float, options: Mapping[str, Any]
 ) -> nn.Module:
+    """A new model from the factory that a target names, called with those of these arguments that it takes."""
     factory = load_target(target, call=True)
     if isinstance(factory, nn.Module):
         raise ModelError(

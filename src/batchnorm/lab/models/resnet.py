@@ -1,5 +1,8 @@
 """A small residual network."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,7 +57,8 @@ class Residual(nn.Module):
     Dropout stands before the linear layer.
 
     Args:
-        plan: what to build; options `depth` (6n + 2) and `width` (channels of the first stage).
+        plan: what to build; options `depth` (6n + 2), `width` (channels of the first stage) and `stride` (of the first
+            convolution).
 
     Returns:
         From (N, C, H, W): logits (N, num_classes).
@@ -62,7 +66,7 @@ class Residual(nn.Module):
     Example:
         >>> import torch
         >>> from batchnorm.lab.arms import norm_layer
-        >>> settings = {"depth": 8, "width": 4}
+        >>> settings = {"depth": 8, "width": 4, "stride": 2}
         >>> plan = Plan((1, 28, 28), 10, "before", 0.0, lambda c, d: norm_layer("batch", c, d), settings)
         >>> Residual(plan)(torch.randn(4, 1, 28, 28)).shape
         torch.Size([4, 10])
@@ -75,8 +79,7 @@ class Residual(nn.Module):
         super().__init__()
         width = plan.options["width"]
         self.norm_first = plan.placement == "before"
-        # Stride 2 quarters the cost of every stage: digits train in seconds on one core.
-        self.conv = nn.Conv2d(plan.input_shape[0], width, 3, stride=2, padding=1)
+        self.conv = nn.Conv2d(plan.input_shape[0], width, 3, stride=plan.options["stride"], padding=1)
         self.norm = plan.norm(width, 4)
         self.relu = nn.ReLU()
         self.blocks = nn.Sequential()
@@ -98,7 +101,18 @@ class Residual(nn.Module):
         return self.head(self.blocks(x))
 
 
-# Three halvings must leave more than one pixel, of which a norm over the image can say nothing.
+def _least(settings: Mapping[str, Any]) -> int:
+    # The halvings must leave more than one pixel, of which a norm over the image can say nothing.
+    return 4 * int(settings["stride"]) + 1
+
+
 RESNET = Recipe(
-    Residual, least=lambda _: 9, options={"depth": (8, options.depth), "width": (8, options.whole)}
+    Residual,
+    least=_least,
+    options={
+        "depth": (8, options.depth),
+        "width": (8, options.whole),
+        # It quarters the cost of every stage: digits train in seconds on one core.
+        "stride": (2, options.stride),
+    },
 )

@@ -12,14 +12,14 @@ __all__ = ["VGG", "Plain"]
 
 
 class Plain(nn.Module):
-    """Stages of two 3x3 convolutions and a pooling, then one hidden fully connected layer and the output.
+    """Stages of 3x3 convolutions and a pooling, then one hidden fully connected layer and the output.
 
     After the activation a convolution is followed by relu, norm; before it, by norm, relu. Dropout stands before both
     fully connected layers.
 
     Args:
-        plan: what to build; options `widths` (channels of each stage) and `hidden` (width of the fully
-            connected layer).
+        plan: what to build; options `widths` (channels of each stage), `convs` (convolutions of a stage) and `hidden`
+            (width of the fully connected layer).
 
     Returns:
         From (N, C, H, W): logits (N, num_classes).
@@ -27,7 +27,7 @@ class Plain(nn.Module):
     Example:
         >>> import torch
         >>> from batchnorm.lab.arms import norm_layer
-        >>> settings = {"widths": (8, 16), "hidden": 32}
+        >>> settings = {"widths": (8, 16), "convs": 2, "hidden": 32}
         >>> plan = Plan((1, 28, 28), 10, "before", 0.0, lambda c, d: norm_layer("batch", c, d), settings)
         >>> Plain(plan)(torch.randn(4, 1, 28, 28)).shape
         torch.Size([4, 10])
@@ -41,7 +41,7 @@ class Plain(nn.Module):
         channels, height, width = plan.input_shape
         self.features = nn.Sequential()
         for stage, out in enumerate(plan.options["widths"], 1):
-            for place in (1, 2):
+            for place in range(1, plan.options["convs"] + 1):
                 self.features.add_module(f"conv{stage}_{place}", nn.Conv2d(channels, out, 3, padding=1))
                 norm = (f"norm{stage}_{place}", plan.norm(out, 4))
                 relu = (f"relu{stage}_{place}", nn.ReLU())
@@ -69,5 +69,11 @@ def _least(settings: Mapping[str, Any]) -> int:
 
 
 VGG = Recipe(
-    Plain, least=_least, options={"widths": ((8, 16, 32), options.widths), "hidden": (64, options.whole)}
+    Plain,
+    least=_least,
+    options={
+        "widths": ((8, 16, 32), options.widths),
+        "convs": (2, options.whole),
+        "hidden": (64, options.whole),
+    },
 )
