@@ -12,8 +12,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 NATIVE := CMakeLists.txt $(shell find native -type f)
 
 # What docs/explanation/pictures.md shows, as CLAIM-CHART, and the claims to run for it.
-PICTURES := before-and-after-histograms layer-norm-axes
-CLAIMS := before-and-after layer-norm
+PICTURES := before-and-after-histograms layer-norm-axes faster-training-percentiles initialization-activations smoother-landscape-loss-range identity-branches-moments batch-size-error
+CLAIMS := before-and-after layer-norm faster-training initialization smoother-landscape identity-branches batch-size
 
 .PHONY: help demo test lint bench pictures clean
 help:
@@ -30,7 +30,7 @@ bench: .venv/lab.done
 
 # Continues where it stopped; needs Chrome or Chromium for the drawing.
 pictures: .venv/pictures.done
-	$(BIN)/batchnorm lab run $(CLAIMS) --out batchnorm-runs/pictures
+	$(BIN)/batchnorm lab run $(CLAIMS) --quick --out batchnorm-runs/pictures
 	$(BIN)/batchnorm lab pictures $(PICTURES) --survey batchnorm-runs/pictures --out docs/images/lab --format svg --theme light,dark
 	$(BIN)/batchnorm lab pictures $(PICTURES) --survey batchnorm-runs/pictures --out docs/images/lab --format png
 

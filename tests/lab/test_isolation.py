@@ -1,5 +1,6 @@
 import logging
 import random
+import threading
 import warnings
 
 import lightning.fabric  # noqa: F401
@@ -65,6 +66,27 @@ def test_libraries_are_quiet_inside_only():
         warnings.warn("outside", stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["outside"]
     assert logger.level == level
+
+
+def test_threads_that_are_quiet_together_leave_everything_as_it_was():
+    logger = rank_zero.log
+    level, filters = logger.getEffectiveLevel(), list(warnings.filters)
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+
+    def first():
+        with isolation.quiet():
+            first_is_in.set()
+            assert second_is_in.wait(30)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_is_in.wait(30)
+    with isolation.quiet():
+        second_is_in.set()
+        thread.join()
+        assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.getEffectiveLevel() == level
+    assert list(warnings.filters) == filters
 
 
 def test_on_the_cpu_nothing_has_to_be_made_deterministic():

@@ -60,7 +60,8 @@ def test_records_do_not_depend_on_the_number_of_jobs(tmp_path):
         assert runs(tmp_path / "one", name) == runs(tmp_path / "two", name)
     assert read_verdicts(tmp_path / "one") == read_verdicts(tmp_path / "two")
     assert told.started == {(name, run) for name in TWO for run in runs(tmp_path / "two", name)}
-    assert [each for each in told if each[0] == "judged"] == [
+    # Which claim's last run ends first is up to the workers.
+    assert sorted(each for each in told if each[0] == "judged") == [
         ("judged", "before-and-after", "reproduced"),
         ("judged", "layer-norm", "reproduced"),
     ]

@@ -9,10 +9,21 @@ from batchnorm.records.selection import distinct, seed_values, values
 from batchnorm.records.store import Line
 
 if TYPE_CHECKING:
+    from batchnorm.lab.experiment import Task
     from batchnorm.lab.models.network import NormMaker
     from batchnorm.lab.splits import Dataset, Split
 
-__all__ = ["NETWORK", "SAMPLES", "best_lr", "errors", "layers", "mean_errors", "rates_in_words", "train"]
+__all__ = [
+    "NETWORK",
+    "SAMPLES",
+    "best_lr",
+    "errors",
+    "layers",
+    "mean_errors",
+    "rates_in_words",
+    "train",
+    "trained",
+]
 
 SIDE, SAMPLES, GROUP = 8, 1077, 8
 WIDTHS, HIDDEN, MOMENTUM = (16, 16, 16), 32, 0.9
@@ -57,6 +68,25 @@ def layers(arm: str, *, momentum: float, warmup: int = 0, ghost: int = 2) -> "No
         return BatchNorm2d(channels, momentum=momentum)
 
     return make
+
+
+def trained(task: "Task", *, epochs: int = 0, steps: int = 0, ghost: int = 2) -> list[dict[str, Any]]:
+    """`train` by a task's settings `data`, `samples`, `lr` and `batch`: what its run measured."""
+    from batchnorm.lab.data import cached
+
+    return [
+        train(
+            cached(task["data"]),
+            task.arm,
+            seed=task.seed,
+            samples=task["samples"],
+            lr=task["lr"],
+            batch=task["batch"],
+            epochs=epochs,
+            steps=steps,
+            ghost=ghost,
+        )
+    ]
 
 
 def train(

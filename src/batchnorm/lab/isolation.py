@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -53,15 +54,43 @@ def deterministic(device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the libraries' warnings and remarks, which would tear the progress display."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Hold back the libraries' warnings and remarks, which would tear the progress display.
+
+    Levels and filters belong to the process. A cluster's worker may run tasks in several threads: the first that
+    comes in silences, the last that leaves puts back what the first one found.
+    """
+    _silence.enter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        _silence.leave()
+
+
+class _Silence:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore = contextlib.ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._begin()
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._restore.close()
+
+    def _begin(self) -> None:
+        for name in _TALKATIVE:
+            logger = logging.getLogger(name)
+            self._restore.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        self._restore.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+
+
+_silence = _Silence()

@@ -10,7 +10,7 @@ same shape in a shorter run.
 from collections.abc import Sequence
 from typing import Any
 
-from batchnorm.lab.batch_sizes import NETWORK, SAMPLES, errors, rates_in_words, train
+from batchnorm.lab.batch_sizes import NETWORK, SAMPLES, errors, rates_in_words, trained
 from batchnorm.lab.experiment import Experiment, Scale, Task
 from batchnorm.records.charts import Axis, Chart, Panel, Points
 from batchnorm.records.claim import Source
@@ -41,20 +41,7 @@ def plan(scale: Scale) -> list[Task]:
 
 def run(task: Task) -> list[dict[str, Any]]:
     """Train, and take the errors at the end."""
-    from batchnorm.lab.data import cached
-
-    data = cached(task["data"])
-    return [
-        train(
-            data,
-            task.arm,
-            seed=task.seed,
-            samples=task["samples"],
-            lr=task["lr"],
-            batch=task["batch"],
-            epochs=task["epochs"],
-        )
-    ]
+    return trained(task, epochs=task["epochs"])
 
 
 def verdict(records: Sequence[Line]) -> Verdict:

@@ -13,7 +13,7 @@ renormalization corrects them towards the running ones (claim 13).
 from collections.abc import Sequence
 from typing import Any
 
-from batchnorm.lab.batch_sizes import NETWORK, SAMPLES, errors, mean_errors, rates_in_words, train
+from batchnorm.lab.batch_sizes import NETWORK, SAMPLES, errors, mean_errors, rates_in_words, trained
 from batchnorm.lab.experiment import Experiment, Scale, Task
 from batchnorm.records.charts import Axis, Chart, Curve, Panel
 from batchnorm.records.claim import Source
@@ -55,21 +55,7 @@ def plan(scale: Scale) -> list[Task]:
 
 def run(task: Task) -> list[dict[str, Any]]:
     """Train, and take the errors at the end."""
-    from batchnorm.lab.data import cached
-
-    data = cached(task["data"])
-    return [
-        train(
-            data,
-            task.arm,
-            seed=task.seed,
-            samples=task["samples"],
-            lr=task["lr"],
-            batch=task["batch"],
-            epochs=task["epochs"],
-            ghost=GHOST,
-        )
-    ]
+    return trained(task, epochs=task["epochs"], ghost=GHOST)
 
 
 def verdict(records: Sequence[Line]) -> Verdict:

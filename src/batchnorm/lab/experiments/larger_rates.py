@@ -10,6 +10,7 @@ curvature: the largest eigenvalue of the Hessian with the statistics of the batc
 statistics that stay as they are.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,13 +63,15 @@ def run(task: Task) -> list[dict[str, Any]]:
     test = Split(adaptive_avg_pool2d(data.test.x, SIDE), data.test.y)
     torch.manual_seed(task.seed)
     net = _net(task.arm, train.x.shape[1], data.num_classes)
-    same = {"batch_size": BATCH_SIZE, "momentum": MOMENTUM}
+    train_on = functools.partial(
+        fit, net, train, batch_size=BATCH_SIZE, momentum=MOMENTUM, steps=task["steps"]
+    )
 
     if task["lr"] is None:
         records: list[dict[str, Any]] = []
         for stage, rate in enumerate(RATES):
             order = 1000 * task.seed + stage
-            found = fit(net, train, lr=rate, steps=task["steps"], seed=order, **same)  # type: ignore[arg-type]
+            found = train_on(lr=rate, seed=order)
             if found.diverged:
                 break
             with probes.batch_statistics(net), torch.no_grad():
@@ -77,7 +80,7 @@ def run(task: Task) -> list[dict[str, Any]]:
         working = [record["rate"] for record in records if record["accuracy"] >= WORKS]
         return [*records, {"largest": max(working, default=None)}]
 
-    found = fit(net, train, lr=task["lr"], steps=task["steps"], seed=task.seed, **same)  # type: ignore[arg-type]
+    found = train_on(lr=task["lr"], seed=task.seed)
     end: dict[str, Any] = {"test_accuracy": None if found.diverged else evaluate(net, test).accuracy}
     if task["lr"] == SMALL:
         for name, mode in (("curvature", True), ("curvature_frozen", False)):
