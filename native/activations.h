@@ -12,17 +12,20 @@ namespace BN_ISA {
 constexpr int kLongChain = BN_VECTOR_BYTES == 64 ? 4 : 2;
 
 // kNeedsInput: the backward asks for z; kFromOutput: or for the output in its place. kCheap: a few instructions.
-// kAtOnce: vectors that go through the forward together; sums take two or four.
-struct Identity {
-  static constexpr bool kNeedsInput = false, kFromOutput = false, kCheap = true;
+// kAtOnce: vectors of a run that go through the forward together, where sums take two or four; kRowsAtOnce: of rows.
+struct OneByOne {
   static constexpr int kAtOnce = 1;
+  template <class T> static constexpr int kRowsAtOnce = 1;
+};
+
+struct Identity : OneByOne {
+  static constexpr bool kNeedsInput = false, kFromOutput = false, kCheap = true;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z; }
   template <class V, class S> BN_INLINE V backward(V grad, V, S) { return grad; }
 };
 
-struct Relu {
+struct Relu : OneByOne {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
-  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) { return at_least(z, V{}); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) { return select(z <= S(0), V{}, grad); }
 };
@@ -32,18 +35,16 @@ struct ReluOfOutput : Relu {
   static constexpr bool kFromOutput = true;
 };
 
-struct Relu6 {
+struct Relu6 : OneByOne {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
-  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) { return at_most(at_least(z, V{}), splat(S(6))); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     return select(z <= S(0), V{}, select(z >= S(6), V{}, grad));
   }
 };
 
-struct LeakyRelu {
+struct LeakyRelu : OneByOne {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
-  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S slope) { return select(z > S(0), z, z * slope); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S slope) {
     return select(z > S(0), grad, grad * slope);
@@ -53,6 +54,7 @@ struct LeakyRelu {
 struct Silu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   static constexpr int kAtOnce = kLongChain;
+  template <class T> static constexpr int kRowsAtOnce = kLongChain;
   template <class V, class S> BN_INLINE V forward(V z, S) { return z * sigmoid(z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     V gate = sigmoid(z);
@@ -63,6 +65,7 @@ struct Silu {
 struct Gelu {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   static constexpr int kAtOnce = kLongChain;
+  template <class T> static constexpr int kRowsAtOnce = sizeof(T) == 2 ? 2 : 1;  // of float more were slower
   template <class V, class S> BN_INLINE V forward(V z, S) { return z * normal_cdf(z); }
   template <class V, class S> BN_INLINE V backward(V grad, V z, S) {
     return grad * fma(z, normal_pdf(z), normal_cdf(z));
@@ -73,6 +76,7 @@ struct Gelu {
 struct GeluTanh {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
   static constexpr int kAtOnce = kLongChain;
+  template <class T> static constexpr int kRowsAtOnce = kLongChain;
   template <class V, class S> BN_INLINE V gate(V z, S) {
     return sigmoid(S(1.5957691216057308) * fma(S(0.044715) * z * z, z, z));
   }
@@ -84,9 +88,8 @@ struct GeluTanh {
   }
 };
 
-struct Hardswish {
+struct Hardswish : OneByOne {
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = true;
-  static constexpr int kAtOnce = 1;
   template <class V, class S> BN_INLINE V forward(V z, S) {
     V gate = at_most(at_least(z + S(3), V{}), splat(S(6)));
     return z * gate * S(1.0 / 6);
@@ -97,9 +100,8 @@ struct Hardswish {
   }
 };
 
-struct Elu {
+struct Elu : OneByOne {  // more gained nothing in the forward
   static constexpr bool kNeedsInput = true, kFromOutput = false, kCheap = false;
-  static constexpr int kAtOnce = 1;  // more gained nothing in the forward
   template <class V, class S> BN_INLINE V forward(V z, S alpha) {
     return select(z <= S(0), alpha * expm1(select(z > S(0), V{}, z)), z);
   }

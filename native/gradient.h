@@ -6,6 +6,7 @@
 
 #include "activations.h"
 #include "channels.h"
+#include "columns.h"
 #include "moments.h"
 #include "normalize.h"
 #include "pairs.h"
@@ -141,26 +142,31 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
   using V = Vector<S>;
   const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  for_columns<S, !kKept>(rows, block, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
-    const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
-    const V offset = load(numbers.offset + at + i, lanes, V{}), slope = load(numbers.slope + at + i, lanes, V{});
-    const V base = load(numbers.base + at + i, lanes, V{});
-    return [=](int64_t row) __attribute__((always_inline)) {
+  const bool singly = mask || past;
+  constexpr int kAtOnce = kKept ? 1 : Act::template kRowsAtOnce<T>;
+  for_columns<S, !kKept, kAtOnce>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const V high = load(numbers.high + at + i, whole, V{}), scale = load(numbers.scale + at + i, whole, V{});
+    const V shift = load(numbers.shift + at + i, whole, V{}), invstd = load(numbers.invstd + at + i, whole, V{});
+    const V offset = load(numbers.offset + at + i, whole, V{}), slope = load(numbers.slope + at + i, whole, V{});
+    const V base = load(numbers.base + at + i, whole, V{});
+    return [=](int64_t row, auto lanes) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
-      V dx{}, dy{};
-      if (!mask || mask[row]) {
-        prefetch(x + later);
-        prefetch(grad_output + later);
-        if (kReadsSecond<Act, kSecond>) prefetch(second + later);
-        V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
-        V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
-        dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-        V xhat = through_statistics ? fma(value - high, invstd, offset) : V{};
-        dx = fma(fma(xhat, slope, dy), scale, base);
+      auto write = [=](auto dx, auto dy, auto lanes) __attribute__((always_inline)) {
+        if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + from, dy, lanes, past);
+        if (grad_x) store(grad_x + from, dx, lanes, past);
+      };
+      if (mask && !mask[row]) return write(V{}, V{}, whole);
+      prefetch(x + later, lanes);
+      prefetch(grad_output + later, lanes);
+      auto value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
+      decltype(value) other{}, xhat{};
+      if constexpr (kReadsSecond<Act, kSecond>) {
+        prefetch(second + later, lanes);
+        other = load(second + from, lanes, V{});
       }
-      if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + from, dy, lanes, past);
-      if (grad_x) store(grad_x + from, dx, lanes, past);
+      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      if (through_statistics) xhat = fma(value - high, invstd, offset);
+      write(fma(fma(xhat, slope, dy), scale, base), dy, lanes);
     };
   });
 }

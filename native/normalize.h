@@ -4,6 +4,7 @@
 
 #include "activations.h"
 #include "channels.h"
+#include "columns.h"
 #include "moments.h"
 #include "pairs.h"
 #include "simd.h"
@@ -46,16 +47,17 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
   using V = Vector<S>;
   const bool past = numbers.past_caches;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  for_columns<S, true>(rows, block, width, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
-    const V shift = load(numbers.shift + at + i, lanes, V{});
-    return [=](int64_t row) __attribute__((always_inline)) {
+  const bool singly = mask || past;  // a mask is asked of each row, and past the caches several rows at once are slower
+  for_columns<S, true, Act::template kRowsAtOnce<T>>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const V high = load(numbers.high + at + i, whole, V{}), scale = load(numbers.scale + at + i, whole, V{});
+    const V shift = load(numbers.shift + at + i, whole, V{});
+    return [=](int64_t row, auto lanes) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
-      if (mask && !mask[row]) return store(y + from, V{}, lanes, past);
-      prefetch(x + later);
-      if (kResidual) prefetch(residual + later);
-      V z = pre_activation(load(x + from, lanes, high), high, scale, shift);
-      if (kResidual) z += load(residual + from, lanes, V{});
+      if (mask && !mask[row]) return store(y + from, V{}, whole, past);
+      prefetch(x + later, lanes);
+      if (kResidual) prefetch(residual + later, lanes);
+      auto z = pre_activation(load(x + from, lanes, high), high, scale, shift);
+      if constexpr (kResidual) z += load(residual + from, lanes, V{});
       store(y + from, Act::forward(z, parameter), lanes, past);
     };
   });

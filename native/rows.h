@@ -3,6 +3,7 @@
 #define BATCHNORM_ROWS_H
 
 #include "channels.h"
+#include "columns.h"
 #include "gradient.h"
 #include "moments.h"
 #include "simd.h"
@@ -20,13 +21,15 @@ template <class V> BN_INLINE void add_lanes(double *to, V v, Tail tail) {
   for (int i = 0; i < tail.lanes; ++i) to[i] += double(v[i]);
 }
 
-// Add to sum_a and sum_b what the functions column(i, lanes) sum of the rows: add(row, a, b), which keeps what it reads of
-// its channels in registers. Cheap ones run two at once, which keeps the adders busy.
-template <class S, bool kCheap, class Column>
-BN_INLINE void sum_rows(int64_t rows, int64_t block, int64_t width, const uint8_t *mask, double *sum_a, double *sum_b,
-                        Column column) {
+// Add to sum_a and sum_b what the functions column(i, lanes) sum of the rows: add(row, lanes, a, b), which keeps what it
+// reads of its channels in registers. Cheap ones run two columns at once, which keeps the adders busy, costly ones kAtOnce
+// rows.
+template <class S, int kAtOnce, class Column>
+BN_INLINE void sum_rows(int64_t rows, int64_t stride, int64_t block, int64_t width, const uint8_t *mask, double *sum_a,
+                        double *sum_b, Column column) {
   using V = Vector<S>;
   constexpr int W = kLanes<S>;
+  constexpr bool kCheap = kAtOnce == 0;
   for (int64_t first = 0; first < rows; first += block) {
     const int64_t last = least(rows, first + block);
     int64_t i = 0;
@@ -35,21 +38,27 @@ BN_INLINE void sum_rows(int64_t rows, int64_t block, int64_t width, const uint8_
       V a_left{}, b_left{}, a_right{}, b_right{};
       for (int64_t row = first; row < last; ++row) {
         if (mask && !mask[row]) continue;
-        add_left(row, a_left, b_left);
-        add_right(row, a_right, b_right);
+        add_left(row, Whole{}, a_left, b_left);
+        add_right(row, Whole{}, a_right, b_right);
       }
       add_lanes(sum_a + i, a_left, Whole{});
       add_lanes(sum_b + i, b_left, Whole{});
       add_lanes(sum_a + i + W, a_right, Whole{});
       add_lanes(sum_b + i + W, b_right, Whole{});
     }
-    for_vectors<S>(width - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) {
-      const auto add = column(i + j, lanes);
+    for_vectors<S>(width - i, [&](int64_t j, auto whole) __attribute__((always_inline)) {
+      const auto add = column(i + j, whole);
       V a{}, b{};
-      for (int64_t row = first; row < last; ++row)
-        if (!mask || mask[row]) add(row, a, b);
-      add_lanes(sum_a + i + j, a, lanes);
-      add_lanes(sum_b + i + j, b, lanes);
+      if (mask) {
+        for (int64_t row = first; row < last; ++row)
+          if (mask[row]) add(row, whole, a, b);
+      } else {
+        for_rows_at_once<kAtOnce>(first, last, stride, whole, [&](int64_t row, auto lanes) __attribute__((always_inline)) {
+          add(row, lanes, a, b);
+        });
+      }
+      add_lanes(sum_a + i + j, a, whole);
+      add_lanes(sum_b + i + j, b, whole);
     });
   }
 }
@@ -62,9 +71,9 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
   using S = Compute<T>;
   using V = Vector<S>;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  sum_rows<S, true>(rows, block, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    const V around = load(rough + i, lanes, V{});
-    return [=](int64_t row, V &a, V &b) __attribute__((always_inline)) {
+  sum_rows<S, 0>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const V around = load(rough + i, whole, V{});
+    return [=](int64_t row, auto lanes, V &a, V &b) __attribute__((always_inline)) {
       const T *at = x + row * stride + i;
       prefetch(at + ahead);
       V apart = load(at, lanes, around) - around;
@@ -83,21 +92,25 @@ static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, co
   using S = Compute<T>;
   using V = Vector<S>;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  sum_rows<S, Act::kCheap>(rows, block, width, mask, sum_a, sum_b, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-    const V high = load(numbers.high + at + i, lanes, V{}), scale = load(numbers.scale + at + i, lanes, V{});
-    const V shift = load(numbers.shift + at + i, lanes, V{}), invstd = load(numbers.invstd + at + i, lanes, V{});
-    const V offset = load(numbers.offset + at + i, lanes, V{});
-    return [=](int64_t row, V &a, V &b) __attribute__((always_inline)) {
+  constexpr int kAtOnce = Act::kCheap ? 0 : Act::template kRowsAtOnce<T>;
+  sum_rows<S, kAtOnce>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const V high = load(numbers.high + at + i, whole, V{}), scale = load(numbers.scale + at + i, whole, V{});
+    const V shift = load(numbers.shift + at + i, whole, V{}), invstd = load(numbers.invstd + at + i, whole, V{});
+    const V offset = load(numbers.offset + at + i, whole, V{});
+    return [=](int64_t row, auto lanes, V &a, V &b) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
-      prefetch(x + later);
-      prefetch(grad_output + later);
-      V value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
-      V other = kReadsSecond<Act, kSecond> ? load(second + from, lanes, V{}) : V{};
-      if (kReadsSecond<Act, kSecond>) prefetch(second + later);
-      V dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-      if (!Act::kCheap && keeps) store(keeps + from, dy, lanes);
-      a += dy;
-      b = fma(dy, fma(value - high, invstd, offset), b);
+      prefetch(x + later, lanes);
+      prefetch(grad_output + later, lanes);
+      auto value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
+      decltype(value) other{};
+      if constexpr (kReadsSecond<Act, kSecond>) {
+        prefetch(second + later, lanes);
+        other = load(second + from, lanes, V{});
+      }
+      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      if (!Act::kCheap && keeps) store(keeps + from, dy, lanes, false);
+      add_rows(a, dy);
+      add_rows(b, dy, fma(value - high, invstd, offset));
     };
   });
 }

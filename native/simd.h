@@ -334,34 +334,8 @@ template <class S, class Body> BN_INLINE void for_vectors_twice(int64_t n, Body 
   for (int64_t i = 0; i < n; i += W) body(i + W > n ? n - W : i, Whole{});
 }
 
-// Rows in which the channels lie side by side are worked on in blocks, a vector of channels at a time: what a kernel reads
-// of its channels is read once a block. Of long rows a block takes fewer: it goes through memory in its order, and finds
-// what it has asked for in the first-level cache, of which rows a power of two apart share one corner. More rows than
-// kMostRows must not be one block: a lane sums them before they become doubles (see TwoSums).
-constexpr int64_t kMostRows = 16, kFewestRows = 4, kBytesOfBlock = 8192;
-BN_INLINE int64_t rows_of_block(int64_t row_bytes) {
-  const int64_t rows = kBytesOfBlock / row_bytes;
-  return rows < kFewestRows ? kFewestRows : rows > kMostRows ? kMostRows : rows / kFewestRows * kFewestRows;
-}
-
 // Ask for what the next block needs: processors do not foresee rows that lie far apart. Past the end it does no harm.
 template <class T> BN_INLINE void prefetch(const T *at) { __builtin_prefetch(at); }
-
-// Call the function that column(i, lanes) returns for each row; kTwice: it may run twice on a value, as in for_vectors_twice.
-template <class S, bool kTwice, class Column>
-BN_INLINE void for_columns(int64_t rows, int64_t block, int64_t width, Column column) {
-  for (int64_t first = 0; first < rows; first += block) {
-    const int64_t last = rows - first < block ? rows : first + block;
-    auto work = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-      const auto take = column(i, lanes);
-      for (int64_t row = first; row < last; ++row) take(row);
-    };
-    if constexpr (kTwice)
-      for_vectors_twice<S>(width, work);
-    else
-      for_vectors<S>(width, work);
-  }
-}
 
 // Lane by lane into doubles. A copy of half of v in memory would keep the sums of the calling loop there too.
 #if BN_VECTOR_BYTES == 64

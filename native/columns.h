@@ -1,0 +1,89 @@
+// Loops over rows in which the channels lie side by side: a vector of channels at a time, of several rows where the chains
+// are long.
+#ifndef BATCHNORM_COLUMNS_H
+#define BATCHNORM_COLUMNS_H
+
+#include "several.h"
+#include "simd.h"
+
+namespace BN_ISA {
+
+// Rows in which the channels lie side by side are worked on in blocks, a vector of channels at a time: what a kernel reads
+// of its channels is read once a block. Of long rows a block takes fewer: it goes through memory in its order, and finds
+// what it has asked for in the first-level cache, of which rows a power of two apart share one corner. More rows than
+// kMostRows must not be one block: a lane sums them before they become doubles (see TwoSums).
+constexpr int64_t kMostRows = 16, kFewestRows = 4, kBytesOfBlock = 8192;
+BN_INLINE int64_t rows_of_block(int64_t row_bytes) {
+  const int64_t rows = kBytesOfBlock / row_bytes;
+  return rows < kFewestRows ? kFewestRows : rows > kMostRows ? kMostRows : rows / kFewestRows * kFewestRows;
+}
+
+// What a loop gives its body where it asks for the vectors of First and for those `stride` values behind them.
+template <class First> struct Stacked {
+  First first;
+  int64_t stride;
+};
+template <class T, class V, class First> BN_INLINE auto load(const T *from, Stacked<First> rows, V fill) {
+  auto first = load(from, rows.first, fill), second = load(from + rows.stride, rows.first, fill);
+  return Two<decltype(first)>{first, second};
+}
+template <class T, class V, class First> BN_INLINE void store(T *to, Two<V> v, Stacked<First> rows, bool past) {
+  store(to, v.first, rows.first, past);
+  store(to + rows.stride, v.second, rows.first, past);
+}
+template <class T, class First> BN_INLINE void prefetch(const T *at, Stacked<First> rows) {
+  prefetch(at, rows.first);
+  prefetch(at + rows.stride, rows.first);
+}
+template <class T, class Lanes> BN_INLINE void prefetch(const T *at, Lanes) { prefetch(at); }
+
+// sum += value, and sum += a * b, row by row.
+template <class V> BN_INLINE void add_rows(V &sum, V value) { sum += value; }
+template <class V> BN_INLINE void add_rows(V &sum, V a, V b) { sum = fma(a, b, sum); }
+template <class V, class W> BN_INLINE void add_rows(V &sum, Two<W> value) {
+  add_rows(sum, value.first);
+  add_rows(sum, value.second);
+}
+template <class V, class W> BN_INLINE void add_rows(V &sum, Two<W> a, Two<W> b) {
+  add_rows(sum, a.first, b.first);
+  add_rows(sum, a.second, b.second);
+}
+
+// Call take(row, lanes) for the rows of one vector of channels, kAtOnce rows at a time while they last.
+template <int kAtOnce, class Lanes, class Take>
+BN_INLINE void for_rows_at_once(int64_t first, int64_t last, int64_t stride, Lanes lanes, Take take) {
+  int64_t row = first;
+  if constexpr (kAtOnce >= 4)
+    for (; row + 4 <= last; row += 4) take(row, Stacked<Stacked<Lanes>>{{lanes, stride}, 2 * stride});
+  if constexpr (kAtOnce >= 2)
+    for (; row + 2 <= last; row += 2) take(row, Stacked<Lanes>{lanes, stride});
+  for (; row < last; ++row) take(row, lanes);
+}
+template <int, class Take>
+BN_INLINE void for_rows_at_once(int64_t first, int64_t last, int64_t, Tail lanes, Take take) {
+  for (int64_t row = first; row < last; ++row) take(row, lanes);
+}
+
+// Call the function that column(i, lanes) returns for rows `stride` apart, with the lanes of what it takes at once: one row
+// where `singly`. kTwice: it may run twice on a value, as in for_vectors_twice.
+template <class S, bool kTwice, int kAtOnce, class Column>
+BN_INLINE void for_columns(int64_t rows, int64_t stride, int64_t block, int64_t width, bool singly, Column column) {
+  // Apart, or a processor that takes one row pays for the registers of four.
+  auto work = [&](auto at_once) __attribute__((always_inline)) {
+    for (int64_t first = 0; first < rows; first += block) {
+      const int64_t last = rows - first < block ? rows : first + block;
+      auto take = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        for_rows_at_once<at_once.value>(first, last, stride, lanes, column(i, lanes));
+      };
+      if constexpr (kTwice)
+        for_vectors_twice<S>(width, take);
+      else
+        for_vectors<S>(width, take);
+    }
+  };
+  if (kAtOnce > 1 && !singly) return work(Count<kAtOnce>{});
+  work(Count<1>{});
+}
+
+}  // namespace BN_ISA
+#endif
