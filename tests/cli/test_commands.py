@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -65,6 +66,30 @@ def test_the_disk_and_the_reader_may_fail_too(monkeypatch):
     found = fail(OSError(28, "No space left on device", "x/report.html"))
     assert (found.exit_code, found.stderr) == (2, "error: 'x/report.html': No space left on device\n")
     assert fail(KeyboardInterrupt()).exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("compare",), "out of memory; try a smaller --batch-size, model or data set, or fewer --jobs"),
+        (("lab", "run", "lenet"), "out of memory; try fewer --jobs"),
+        (("recalibrate", "model.py:net", "--out", "new.pt"), "out of memory; try a smaller --batch-size"),
+        (("bench",), "out of memory; try smaller shapes, by --shape or --network"),
+        (("report", "x"), "out of memory"),
+        (("lab", "list"), "out of memory"),
+    ],
+)
+def test_out_of_memory_names_only_options_that_the_command_has(monkeypatch, arguments, said):
+    def starve(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(click.Command, "invoke", starve)
+    found = invoke(*arguments)
+    assert (found.exit_code, found.stderr) == (2, f"error: {said}\n")
+    command, *further = arguments
+    options = {word.rstrip(",") for word in said.split() if word.startswith("--")}
+    typed = invoke(command, *further[:1], "--help") if command == "lab" else invoke(command, "--help")
+    assert options <= set(typed.output.replace(",", " ").split())
 
 
 def test_a_reader_that_left_is_told_nothing():

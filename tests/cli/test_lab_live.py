@@ -82,7 +82,7 @@ def test_the_live_view_shows_the_runs_under_way(clock, tmp_path):
 
     def shown():
         screen = console()
-        screen.print(display.render())
+        screen.print(display.frame.render())
         return [" ".join(line.split()) for line in screen.file.getvalue().splitlines()]
 
     assert shown() == [

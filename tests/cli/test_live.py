@@ -27,7 +27,7 @@ def epoch(task, number, **values):
 
 def shown(display):
     screen = console(terminal=False, width=display.console.width)
-    screen.print(display.render())
+    screen.print(display.frame.render())
     return screen.file.getvalue()
 
 
@@ -76,7 +76,7 @@ def display(tmp_path):
     with table:
         assert shown(table) == "Loading the data and trying the networks\n"
         table.begin(tmp_path, 4, 0, 10, news)
-        table.live.stop()  # what rich draws four times a second is drawn by hand here
+        table.frame.live.stop()  # what rich draws four times a second is drawn by hand here
         yield table, news.writer
 
 
@@ -135,7 +135,7 @@ def test_on_a_terminal_the_table_disappears_when_it_is_done(tmp_path):
     with LiveTable(screen) as table:
         table.begin(tmp_path, 1, 0, 10, news)
         news.writer(epoch(BATCH, 3))
-        table.live.refresh()
+        table.frame.live.refresh()
         assert "3/10" in screen.file.getvalue()
         table.finished(final(BATCH))
     assert screen.file.getvalue().endswith("\x1b[2K")  # the last line of the table is wiped
@@ -148,6 +148,6 @@ def test_colours_are_left_out_where_nobody_wants_them(tmp_path, monkeypatch):
     table = LiveTable(screen)
     table.news = ProgressFile(tmp_path)
     table.news.writer(epoch(BATCH, 3))
-    screen.print(table.render())
+    screen.print(table.frame.render())
     assert "\x1b[3" not in screen.file.getvalue()
     assert "batch" in screen.file.getvalue()

@@ -1,7 +1,5 @@
 import gzip
-import hashlib
 import io
-import json
 import socket
 import warnings
 from email.message import Message
@@ -14,61 +12,13 @@ import torch
 
 from batchnorm.errors import DataError
 from batchnorm.lab import data, openml
+from tests.lab.openml_server import Server
 
 # A small set of the same make: the first 30 rows train, the other 10 test.
 SOURCE = openml.Source(77, (3, 2, 4), 30, 40, ("cat", "dog"))
 RNG = np.random.default_rng(3)
 PIXELS = RNG.integers(0, 256, (40, 24)).astype(np.uint8)
 LABELS = np.arange(40) % 2
-
-
-class Response(io.BytesIO):
-    def info(self):
-        return Message()
-
-
-class Server:
-    """Stands in for urlopen: answers OpenML's four addresses from memory."""
-
-    def __init__(self, pixels=PIXELS, labels=LABELS):
-        rows = "\n".join(",".join(map(str, [*row, label])) for row, label in zip(pixels, labels, strict=True))
-        names = [f"p{i}" for i in range(pixels.shape[1])]
-        head = "".join(f"@ATTRIBUTE {name} NUMERIC\n" for name in names)
-        self.arff = f"@RELATION small\n{head}@ATTRIBUTE class {{0,1}}\n@DATA\n{rows}\n".encode()
-        features = [
-            {
-                "index": str(index),
-                "name": name,
-                "data_type": "nominal" if name == "class" else "numeric",
-                "is_target": str(name == "class").lower(),
-                "is_ignore": "false",
-                "is_row_identifier": "false",
-                "number_of_missing_values": "0",
-            }
-            for index, name in enumerate([*names, "class"])
-        ]
-        description = {
-            "id": "77",
-            "name": "small",
-            "version": "1",
-            "description": "",
-            "format": "ARFF",
-            "status": "active",
-            "url": "https://www.openml.org/data/v1/download/77/small.arff",
-            "md5_checksum": hashlib.md5(self.arff).hexdigest(),
-        }
-        quality = [{"name": "NumberOfInstances", "value": str(len(pixels))}]
-        self.answers = {
-            "/api/v1/json/data/77": json.dumps({"data_set_description": description}).encode(),
-            "/api/v1/json/data/features/77": json.dumps({"data_features": {"feature": features}}).encode(),
-            "/api/v1/json/data/qualities/77": json.dumps({"data_qualities": {"quality": quality}}).encode(),
-            "/data/v1/download/77/small.arff": self.arff,
-        }
-        self.asked = []
-
-    def __call__(self, request):
-        self.asked.append(request.selector)
-        return Response(self.answers[request.selector])
 
 
 @pytest.fixture
@@ -103,7 +53,7 @@ def cached(tmp_path, end):
 
 
 def test_first_rows_train_and_the_rest_tests(serve):
-    serve(Server())
+    serve(Server(PIXELS, LABELS))
     loaded = openml.load("small", SOURCE)
     assert [len(part.y) for part in (loaded.train, loaded.validation, loaded.test)] == [27, 3, 10]
     assert loaded.class_names == ("cat", "dog")
@@ -119,7 +69,7 @@ def test_first_rows_train_and_the_rest_tests(serve):
 
 
 def test_the_second_time_comes_from_the_cache(serve):
-    server = serve(Server())
+    server = serve(Server(PIXELS, LABELS))
     digest = openml.load("small", SOURCE).digest
     assert sorted(server.asked) == sorted(server.answers)
     serve(unreachable)
@@ -127,7 +77,7 @@ def test_the_second_time_comes_from_the_cache(serve):
 
 
 def test_labels_may_be_quoted(serve):
-    serve(Server(labels=[f"'{label}'" for label in LABELS]))
+    serve(Server(PIXELS, [f"'{label}'" for label in LABELS]))
     assert openml.load("small", SOURCE).test.y.tolist() == LABELS[30:].tolist()
 
 
@@ -166,7 +116,7 @@ def test_a_server_that_refuses(serve):
 
 
 def test_a_damaged_copy_is_fetched_again(serve, tmp_path):
-    digest = serve(Server()) and openml.load("small", SOURCE).digest
+    digest = serve(Server(PIXELS, LABELS)) and openml.load("small", SOURCE).digest
     path = cached(tmp_path, "small.arff.gz")
     path.write_bytes(path.read_bytes()[:50])
     assert openml.load("small", SOURCE).digest == digest
@@ -177,7 +127,7 @@ def test_a_damaged_copy_is_fetched_again(serve, tmp_path):
 )
 @pytest.mark.parametrize("end", ["small.arff.gz", "features/77.gz"])
 def test_a_damaged_copy_without_network(serve, tmp_path, damage, end):
-    serve(Server())
+    serve(Server(PIXELS, LABELS))
     openml.load("small", SOURCE)
     serve(unreachable)
     path = cached(tmp_path, end)
@@ -186,13 +136,13 @@ def test_a_damaged_copy_without_network(serve, tmp_path, damage, end):
 
 
 def test_damage_that_stays(serve, tmp_path):
-    server = serve(Server())
+    server = serve(Server(PIXELS, LABELS))
     server.answers["/data/v1/download/77/small.arff"] = server.arff[:-40]
     refused("is damaged", "md5", str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    "server", [Server(PIXELS[:39], LABELS[:39]), Server(PIXELS[:, :23])], ids=["rows", "pixels"]
+    "server", [Server(PIXELS[:39], LABELS[:39]), Server(PIXELS[:, :23], LABELS)], ids=["rows", "pixels"]
 )
 def test_a_table_of_another_size(serve, server):
     serve(server)
@@ -200,12 +150,12 @@ def test_a_table_of_another_size(serve, server):
 
 
 def test_values_out_of_range(serve):
-    serve(Server(PIXELS.astype(int) + 1))
+    serve(Server(PIXELS.astype(int) + 1, LABELS))
     refused("out of range")
 
 
 def test_a_cache_that_cannot_be_written(serve, monkeypatch, tmp_path):
-    serve(Server())
+    serve(Server(PIXELS, LABELS))
     blocker = tmp_path / "file"
     blocker.write_text("")
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(blocker / "cache"))
@@ -213,7 +163,7 @@ def test_a_cache_that_cannot_be_written(serve, monkeypatch, tmp_path):
 
 
 def test_process_state_is_put_back(serve):
-    serve(Server())
+    serve(Server(PIXELS, LABELS))
     socket.setdefaulttimeout(7.5)
     filters = list(warnings.filters)
     try:

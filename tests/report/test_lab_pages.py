@@ -48,19 +48,24 @@ def test_a_page_says_the_answer_then_what_it_does_not_show_then_everything_asked
     [
         ([True, False],
          "Reproduced only in part. Not met: “part 1 of the criterion” (measured: 1.5 (5 seeds)). It was"),
-        ([False, False], "Not reproduced. This contradicts what was published (Twice as smooth, figure 1). Not met: "
+        ([False, False], "Not reproduced. The criterion was not met: "
                          "“part 0 of the criterion” (measured: 0.5 (5 seeds)) and “part 1"),
     ],
 )  # fmt: skip
-def test_a_contradiction_is_said_first(held, lead):
+def test_what_was_not_met_is_said_first(held, lead):
     page = words(render_claim(judged(verdict(*held))))
     assert f"claim 4 Is the landscape smoother? {lead}" in page
     assert "✗ no" in page
 
 
-def test_a_surprise_stands_before_the_answer():
-    page = words(render_claim(judged(verdict(True, surprise="GoogLeNet reverses it."))))
-    assert page.index("Against the paper: GoogLeNet reverses it.") < page.index("Reproduced.")
+def test_only_a_contradiction_is_said_to_be_against_the_paper_and_both_stand_before_the_answer():
+    found = verdict(False, contradiction="It was rougher.", surprise="It rests on one seed.")
+    page = words(render_claim(judged(found)))
+    said = ["Against the paper: It was rougher.", "Beside the criterion: It rests on one seed."]
+    places = [page.index(text) for text in [*said, "Not reproduced."]]
+    assert places == sorted(places)
+    assert "gainst the paper" not in words(render_claim(judged(verdict(False, surprise="It was not shown."))))
+    assert "ontradict" not in words(render_claim(judged(verdict(False))))
 
 
 def test_quick_is_marked_on_page_and_atlas():
@@ -80,7 +85,7 @@ def test_unfinished_runs_have_no_verdict_and_no_figures():
     assert "Nothing is drawn before every planned run has finished." in page
 
 
-def test_the_atlas_lists_every_claim_and_puts_contradictions_first():
+def test_the_atlas_lists_every_claim_and_puts_those_not_met_first():
     listed = [
         judged(verdict(True), number=1, name="one", title="Is one so?"),
         judged(verdict(False), number=2, name="two", title="Is two so?"),
@@ -89,7 +94,7 @@ def test_the_atlas_lists_every_claim_and_puts_contradictions_first():
     page = render_atlas(listed)
     text = words(page)
     assert "Of 2 claims run again here, 1 reproduced and 1 not reproduced ." in text
-    assert text.index("Is two so? Not reproduced. This contradicts") < text.index("Is one so?")
+    assert text.index("Is two so? Not reproduced. The criterion was not met") < text.index("Is one so?")
     assert 'href="two.html"' in page
     assert 'href="three.html"' not in page
     assert "– Not run" in text
@@ -116,7 +121,8 @@ def test_markup_in_the_words_stays_text():
         [Panel([Curve(HOSTILE, (1,), (1.0,), label=HOSTILE)], Axis(HOSTILE), Axis("y"), title=HOSTILE)],
     )
     hostile = judged(
-        verdict(False, surprise=HOSTILE), charts=[chart], claim=HOSTILE, published=HOSTILE, arms={HOSTILE: HOSTILE},
+        verdict(False, contradiction=HOSTILE, surprise=HOSTILE), charts=[chart], claim=HOSTILE, published=HOSTILE,
+        arms={HOSTILE: HOSTILE},
         source=Source(HOSTILE, "https://example.org"),
     )  # fmt: skip
     for page in (render_claim(hostile), render_atlas([hostile])):

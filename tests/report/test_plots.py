@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from batchnorm.records.charts import Axis, Cells, Chart, Curve, Panel
+from batchnorm.records.charts import Axis, Cells, Chart, Curve, Panel, Violin
 from batchnorm.records.identity import IDENTITIES
 from batchnorm.report.chart_tables import tables
 from batchnorm.report.plots import chart_figure, looks_of
@@ -148,7 +148,22 @@ def test_few_places_on_a_logarithmic_axis_are_its_ticks():
     many = Curve("none", tuple(range(1, 10)), tuple(map(float, range(1, 10))))
     chart = Chart("x", "x", "", [Panel([many], Axis("x", log=True), Axis("y"))])
     figure = chart_figure(chart, looks_of(WORDS, [chart]), WORDS)
-    assert "tickvals" not in json.loads(figure.json)["plots"][""]["layout"]["xaxis"]
+    assert json.loads(figure.json)["plots"][""]["layout"]["xaxis"]["ticktext"] == ["1", "2", "5", "10"]
+
+
+def test_a_logarithmic_axis_is_marked_for_all_it_shows_bands_and_range_included():
+    powers = ["1", "10", *(f"10<sup>{power}</sup>" for power in range(2, 7))]
+    assert drawn("growth")[1]["yaxis"]["ticktext"] == powers
+    banded = Curve("none", (1, 2), (3.0, 4.0), (0.3, 0.4), (30.0, 40.0))
+    violin = Violin("none", "h1", (1e-3, 1.0))
+    for mark, axis, ticks in (
+        (banded, Axis("y", log=True), ["0.1", "1", "10", "100"]),
+        (banded, Axis("y", log=True, range=(1.0, 8.0)), ["1", "2", "5"]),
+        (violin, Axis("y", log=True), ["0.001", "0.01", "0.1", "1"]),
+    ):
+        chart = Chart("x", "x", "", [Panel([mark], Axis("x"), axis)])
+        figure = chart_figure(chart, looks_of(WORDS, [chart]), WORDS)
+        assert json.loads(figure.json)["plots"][""]["layout"]["yaxis"]["ticktext"] == ticks
 
 
 def test_only_names_at_the_ends_of_lines_take_room_on_the_right():

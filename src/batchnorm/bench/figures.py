@@ -13,6 +13,7 @@ from batchnorm.records.identity import Identity
 from batchnorm.records.wording import duration, number
 from batchnorm.report.drawing import figure
 from batchnorm.report.figure import Control, Controls, Figure, Note, Table
+from batchnorm.report.log_ticks import log_ticks
 
 __all__ = ["LOOKS", "controls", "limit_figure", "ratio_figure"]
 
@@ -121,22 +122,23 @@ def _ratio_plot(lines: Sequence[Line]) -> go.Figure:
     shapes = list(dict.fromkeys(tuple(line["shape"]) for line in lines))
     heights = {shape: index for index, shape in enumerate(reversed(shapes))}
     traces: list[Any] = [_rule(x=[1, 1], y=[-0.6, len(shapes) - 0.4])]
+    ratios = [line["ratios"]["torch"] for line in lines]
     for group in GROUPS:
         found = [line for line in lines if line["group"] == group]
         if found:
-            ratios = [line["ratios"]["torch"] for line in found]
+            mine = [line["ratios"]["torch"] for line in found]
             traces.append(
                 _marks(
                     group,
-                    [item["median"] for item in ratios],
+                    [item["median"] for item in mine],
                     [heights[tuple(line["shape"])] for line in found],
                     "%{text}: %{x:.3g}<extra></extra>",
                     found,
                     error_x={
                         "type": "data",
                         "symmetric": False,
-                        "array": [item["high"] - item["median"] for item in ratios],
-                        "arrayminus": [item["median"] - item["low"] for item in ratios],
+                        "array": [item["high"] - item["median"] for item in mine],
+                        "arrayminus": [item["median"] - item["low"] for item in mine],
                         "thickness": 1.2,
                         "width": 0,
                     },
@@ -144,7 +146,11 @@ def _ratio_plot(lines: Sequence[Line]) -> go.Figure:
             )
     return figure(
         traces,
-        xaxis={"title": {"text": "torch's time / ours"}, "type": "log", "dtick": "D2"},
+        xaxis={
+            "title": {"text": "torch's time / ours"},
+            "type": "log",
+            **log_ticks([1.0, *(item[end] for item in ratios for end in ("low", "median", "high"))]),
+        },
         yaxis={
             "tickvals": list(range(len(shapes))),
             "ticktext": [shape_words(shape) for shape in reversed(shapes)],
@@ -160,6 +166,7 @@ def _limit_plot(lines: Sequence[Line], cache: int | None) -> go.Figure:
     traces: list[Any] = []
     if sizes:
         traces.append(_rule(x=[min(sizes), max(sizes)], y=[1, 1]))
+    reach = [*sizes, cache / 2**20] if cache and values else sizes
     if cache and values:
         traces.append(_rule(x=[cache / 2**20] * 2, y=[min(1, *values), max(values)]))
     for group in GROUPS:
@@ -176,8 +183,12 @@ def _limit_plot(lines: Sequence[Line], cache: int | None) -> go.Figure:
             )
     return figure(
         traces,
-        xaxis={"title": {"text": "tensors of the pass (MiB)"}, "type": "log"},
-        yaxis={"title": {"text": "time / copies that must be made"}, "type": "log", "dtick": "D2"},
+        xaxis={"title": {"text": "tensors of the pass (MiB)"}, "type": "log", **log_ticks(reach)},
+        yaxis={
+            "title": {"text": "time / copies that must be made"},
+            "type": "log",
+            **log_ticks([1.0, *values]),
+        },
         margin={"b": 100},
     )
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from batchnorm.bench.digest import (
     COMPILED_HEAD,
@@ -23,6 +22,7 @@ from batchnorm.bench.digest import (
 )
 from batchnorm.bench.results import Results
 from batchnorm.bench.summary import median, slowest
+from batchnorm.cli.display import bare_table
 from batchnorm.records.wording import duration, number
 
 __all__ = ["show"]
@@ -86,7 +86,7 @@ def _print(
     rows: Sequence[Sequence[str]],
     text_columns: Sequence[int] = (0,),
 ) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = bare_table()
     for index, name in enumerate(head):
         table.add_column(name, justify="left" if index in text_columns else "right", overflow="fold")
     for row in rows:

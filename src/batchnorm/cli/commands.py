@@ -16,6 +16,12 @@ __all__ = ["Commands", "main"]
 BAD_INPUT = 2
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 COMMANDS = ("compare", "lab", "recalibrate", "report", "bench", "env")
+LESS_MEMORY = {  # what the user of a command can ask less of
+    "compare": "a smaller --batch-size, model or data set, or fewer --jobs",
+    "lab run": "fewer --jobs",
+    "recalibrate": "a smaller --batch-size",
+    "bench": "smaller shapes, by --shape or --network",
+}
 
 
 class Commands(click.Group):
@@ -54,7 +60,7 @@ class Commands(click.Group):
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         except MemoryError:
-            _stop("out of memory; try a smaller --batch-size, model or data set, or fewer --jobs")
+            _stop(_out_of_memory(arguments))
         except OSError as error:
             place = f"'{error.filename}': " if error.filename else ""
             _stop(f"{place}{error.strerror or error}")
@@ -75,6 +81,12 @@ def main(context: click.Context) -> None:
 def _stop(message: str) -> NoReturn:
     click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(BAD_INPUT)
+
+
+def _out_of_memory(arguments: Sequence[str]) -> str:
+    typed = (" ".join(arguments[:words]) for words in (1, 2))
+    less = next((LESS_MEMORY[name] for name in typed if name in LESS_MEMORY), None)
+    return f"out of memory; try {less}" if less else "out of memory"
 
 
 def _never_fail_on_a_character() -> None:

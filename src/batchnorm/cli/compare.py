@@ -8,6 +8,7 @@ from rich.console import Console
 
 from batchnorm.cli.commands import INTERRUPTED
 from batchnorm.cli.live import Silent, observer
+from batchnorm.cli.options import cluster_option, jobs_option
 from batchnorm.cli.outcome import show
 from batchnorm.errors import UsageError
 from batchnorm.extras import require_lab
@@ -67,7 +68,7 @@ __all__ = ["command"]
     metavar="NAME",
     help="32-true, 64-true, bf16-true, 16-true, bf16-mixed, 16-mixed.",
 )
-@click.option("--jobs", metavar="N", help="Runs at a time. [default: as many as there are usable cores]")
+@jobs_option
 @click.option(
     "--devices",
     default="1",
@@ -75,11 +76,7 @@ __all__ = ["command"]
     metavar="N",
     help="Processes that each run's batches are split over, one a device.",
 )
-@click.option(
-    "--cluster",
-    metavar="WHERE",
-    help="Do the runs on a cluster: dask://HOST:PORT, or ray (the cluster of RAY_ADDRESS, or one on this machine).",
-)
+@cluster_option
 @click.option(
     "--log",
     metavar="LIST",

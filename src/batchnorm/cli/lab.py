@@ -10,6 +10,7 @@ from rich.console import Console
 from batchnorm.cli.commands import INTERRUPTED
 from batchnorm.cli.lab_live import Silent, watcher
 from batchnorm.cli.lab_tables import experiments_table, verdicts_table
+from batchnorm.cli.options import cluster_option, jobs_option
 from batchnorm.errors import BatchNormError, StoreError
 from batchnorm.extras import require_lab, require_pictures
 from batchnorm.records import read
@@ -68,7 +69,7 @@ def show_list() -> None:
     metavar="N",
     help="Repetitions, at least 3. [default: the claim's own, 3 or more quick, else 5]",
 )
-@click.option("--jobs", metavar="N", help="Runs at a time. [default: as many as there are usable cores]")
+@jobs_option
 @click.option("--quick", is_flag=True, help="Shorter runs and fewer seeds; every criterion is still decided.")
 @click.option(
     "--data",
@@ -77,11 +78,7 @@ def show_list() -> None:
     metavar="NAME",
     help="digits, mnist, fashion-mnist or cifar10, for the claims that train on a data set.",
 )
-@click.option(
-    "--cluster",
-    metavar="WHERE",
-    help="Do the runs on a cluster: dask://HOST:PORT, or ray (the cluster of RAY_ADDRESS, or one on this machine).",
-)
+@cluster_option
 @click.option(
     "--log",
     metavar="LIST",

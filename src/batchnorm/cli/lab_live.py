@@ -1,19 +1,16 @@
 """How a survey of the lab shows its progress: the claims under way with the time left, plain lines, or nothing."""
 
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.cli.display import Display, Frame, bare_table, clock, say, suitable
 from batchnorm.cli.lab_tables import SIGNS, value_words
-from batchnorm.cli.live import clock
 from batchnorm.records.judged import Judged
 
 __all__ = ["LiveView", "PlainLines", "Silent", "watcher"]
@@ -21,7 +18,7 @@ __all__ = ["LiveView", "PlainLines", "Silent", "watcher"]
 Line = dict[str, Any]
 
 
-class Silent:
+class Silent(Display):
     """Shows nothing, and counts."""
 
     wants_starts = False
@@ -36,14 +33,6 @@ class Silent:
         self.missing: dict[str, int] = {}
         self.began = 0.0
         self.worked = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     def begin(self, folder: Path, batches: Sequence[Any], jobs: int, news: Any) -> None:  # noqa: ARG002
         """Take note of what is there and what will be done."""
@@ -87,21 +76,17 @@ class PlainLines(Silent):
     def begin(self, folder: Path, batches: Sequence[Any], jobs: int, news: Any) -> None:
         """Say what is going to be done."""
         super().begin(folder, batches, jobs, news)
-        self.say(_opening(self, len(batches)))
+        say(self.console, _opening(self, len(batches)))
 
     def failed(self, name: str, error: Exception) -> None:
         """Say what went wrong; the other experiments go on."""
         super().failed(name, error)
-        self.say(f"failed: {error}")
+        say(self.console, f"failed: {error}")
 
     def judged(self, found: Judged) -> None:
         """Say what came out, and how much is still to come."""
         super().judged(found)
-        self.say(f"{self.done}/{self.total}  {_ending(found)}{self._rest()}")
-
-    def say(self, text: str) -> None:
-        """Print a line, whatever its length."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        say(self.console, f"{self.done}/{self.total}  {_ending(found)}{self._rest()}")
 
     def _rest(self) -> str:
         return f"; about {clock(self.left())} left" if any(self.missing.values()) else ""
@@ -111,6 +96,7 @@ class LiveView(PlainLines):
     """Verdicts as they come, below them the claims under way and the time left."""
 
     wants_starts = True
+    frame: Frame
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -118,46 +104,31 @@ class LiveView(PlainLines):
         self.running: dict[tuple[str, str], None] = {}
         self.ended: set[tuple[str, str]] = set()
         self.news: Any = None
-        self.lock = threading.RLock()
-        self.live = Live(
-            console=console, get_renderable=self.render, refresh_per_second=4, transient=True, screen=False
-        )
-
-    def __enter__(self) -> Self:
-        self.live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.__exit__(kind, error, trace)
+        self.frame = Frame(console, self._parts)
 
     def begin(self, folder: Path, batches: Sequence[Any], jobs: int, news: Any) -> None:
         """Say what is going to be done, above the table."""
-        with self.lock:
+        with self.frame.lock:
             self.counts = {batch.experiment.name: len(batch.tasks) for batch in batches}
             self.news = news
             super().begin(folder, batches, jobs, news)
 
     def finished(self, name: str, lines: list[Line]) -> None:
         """Take the run out of the table."""
-        with self.lock:
+        with self.frame.lock:
             super().finished(name, lines)
             self.ended.add((name, lines[-1]["run"]))
             self.running.pop((name, lines[-1]["run"]), None)
 
     def failed(self, name: str, error: Exception) -> None:
         """Take the experiment out of the table, and say why above it."""
-        with self.lock:
+        with self.frame.lock:
             super().failed(name, error)
             self.running = {key: None for key in self.running if key[0] != name}
 
-    def render(self) -> RenderableType:
-        """The view as it stands; called by rich's own thread."""
-        with self.lock:
-            self._catch_up()
-            status = Text(self._status(), style="dim")
-            return Group(self._table(), status) if self.running else status
+    def _parts(self) -> tuple[Table | None, str]:
+        self._catch_up()
+        return self._table() if self.running else None, self._status()
 
     def _catch_up(self) -> None:
         for line in self.news.news() if self.news is not None else ():
@@ -166,7 +137,7 @@ class LiveView(PlainLines):
                 self.running[key] = None
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table = bare_table()
         table.add_column("claim", no_wrap=True)
         table.add_column("runs", justify="right", no_wrap=True)
         table.add_column("under way", no_wrap=True, overflow="ellipsis")
@@ -184,10 +155,7 @@ class LiveView(PlainLines):
 
 def watcher(console: Console, *, quiet: bool) -> Silent:
     """The display that suits: nothing, a live view on a terminal, or plain lines."""
-    if quiet:
-        return Silent()
-    plain = not console.is_terminal or console.is_dumb_terminal
-    return PlainLines(console) if plain else LiveView(console)
+    return suitable(console, quiet=quiet, silent=Silent, plain=PlainLines, live=LiveView)
 
 
 def _opening(view: Silent, experiments: int) -> str:

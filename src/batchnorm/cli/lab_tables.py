@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.cli.display import bare_table
 from batchnorm.records.intervals import Interval
 from batchnorm.records.judged import Judged
 from batchnorm.records.verdict import NOT_REPRODUCED, PARTLY, REPRODUCED, Verdict
@@ -30,7 +31,7 @@ def experiments_table(experiments: Sequence["Experiment"], console: Console) -> 
         console: where it will stand; its width decides whether there is room for the question.
     """
     narrow = console.width < _NARROW
-    table = _plain()
+    table = bare_table()
     table.add_column("claim", justify="right")
     table.add_column("name", no_wrap=True)
     if not narrow:
@@ -46,7 +47,7 @@ def experiments_table(experiments: Sequence["Experiment"], console: Console) -> 
 
 def verdicts_table(judged: Sequence[Judged], console: Console) -> Table:
     """The claims that were run, each with its number and verdict."""
-    table = _plain()
+    table = bare_table()
     table.add_column("claim", justify="right")
     table.add_column("name", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -77,7 +78,3 @@ def _verdict(judged: Judged) -> Text:
     sign, colour = SIGNS[judged.verdict.verdict]
     quick = " (quick)" if judged.quick else ""
     return Text(f"{sign} {judged.verdict.verdict}{quick}", style=colour)
-
-
-def _plain() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")

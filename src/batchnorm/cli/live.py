@@ -1,27 +1,25 @@
 """How a comparison shows its progress: a live table, plain lines, or nothing."""
 
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.cli.display import Display, Frame, bare_table, clock, say, suitable
 from batchnorm.records.identity import identity
 from batchnorm.records.wording import duration, number, percent, rate
 
-__all__ = ["LiveTable", "PlainLines", "Silent", "clock", "observer"]
+__all__ = ["LiveTable", "PlainLines", "Silent", "observer"]
 
 Line = dict[str, Any]
 _NARROW = 60  # columns; below that placement and rate give way to loss and accuracy
 
 
-class Silent:
+class Silent(Display):
     """Shows nothing, and counts."""
 
     wants_epochs = False
@@ -30,14 +28,6 @@ class Silent:
         self.folder: Path | None = None
         self.total = 0
         self.done = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     def begin(self, folder: Path, total: int, done: int, epochs: int, news: Any) -> None:  # noqa: ARG002
         """`done` of `total` runs were there already."""
@@ -66,30 +56,28 @@ class PlainLines(Silent):
     def begin(self, folder: Path, total: int, done: int, epochs: int, news: Any) -> None:
         """Say what is going to be done."""
         super().begin(folder, total, done, epochs, news)
-        self._say(_opening(folder, total, done))
+        say(self.console, _opening(folder, total, done))
 
     def finished(self, lines: list[Line]) -> None:
         """Say how the run ended."""
         super().finished(lines)
-        self._say(f"{self.done}/{self.total}  {_ending(lines)}")
+        say(self.console, f"{self.done}/{self.total}  {_ending(lines)}")
 
     def extended(self, tasks: Sequence[Any], missing: int) -> None:
         """Say why there are more runs now."""
         super().extended(tasks, missing)
-        self._say(_extension(tasks))
+        say(self.console, _extension(tasks))
 
     def noted(self, text: str) -> None:
         """Say it."""
-        self._say(f"Note: {text}")
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        say(self.console, f"Note: {text}")
 
 
 class LiveTable(Silent):
     """A table of the runs that are under way, with the time that is left."""
 
     wants_epochs = True
+    frame: Frame
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -100,29 +88,17 @@ class LiveTable(Silent):
         self.ended: set[str] = set()
         self.began: float | None = None
         self.work = 0.0
-        self.lock = threading.RLock()
-        self.live = Live(
-            console=console, get_renderable=self.render, refresh_per_second=4, transient=True, screen=False
-        )
-
-    def __enter__(self) -> Self:
-        self.live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.__exit__(kind, error, trace)
+        self.frame = Frame(console, self._parts)
 
     def begin(self, folder: Path, total: int, done: int, epochs: int, news: Any) -> None:
         """Say what is going to be done, above the table."""
         super().begin(folder, total, done, epochs, news)
         self.epochs, self.news = epochs, news
-        self.console.print(_opening(folder, total, done), markup=False, soft_wrap=True)
+        say(self.console, _opening(folder, total, done))
 
     def finished(self, lines: list[Line]) -> None:
         """Take the run's line out of the table."""
-        with self.lock:
+        with self.frame.lock:
             super().finished(lines)
             name = lines[-1]["run"]
             self.ended.add(name)
@@ -131,20 +107,17 @@ class LiveTable(Silent):
 
     def extended(self, tasks: Sequence[Any], missing: int) -> None:
         """Say above the table why there are more runs now."""
-        with self.lock:
+        with self.frame.lock:
             super().extended(tasks, missing)
-        self.console.print(_extension(tasks), markup=False, soft_wrap=True)
+        say(self.console, _extension(tasks))
 
     def noted(self, text: str) -> None:
         """Say it above the table."""
-        self.console.print(f"Note: {text}", markup=False, soft_wrap=True)
+        say(self.console, f"Note: {text}")
 
-    def render(self) -> RenderableType:
-        """The table as it stands; called by rich's own thread."""
-        with self.lock:
-            self._catch_up()
-            status = Text(self._status(), style="dim")
-            return Group(self._table(), status) if self.running else status
+    def _parts(self) -> tuple[Table | None, str]:
+        self._catch_up()
+        return self._table() if self.running else None, self._status()
 
     def _catch_up(self) -> None:
         for line in self.news.news() if self.news is not None else ():
@@ -154,7 +127,7 @@ class LiveTable(Silent):
                 self.running[line["run"]] = line
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table = bare_table()
         narrow = self.console.width < _NARROW
         table.add_column("arm", min_width=0 if narrow else 8)
         if not narrow:
@@ -195,10 +168,7 @@ class LiveTable(Silent):
 
 def observer(console: Console, *, quiet: bool) -> Silent:
     """The display that suits: nothing, a live table on a terminal, or plain lines."""
-    if quiet:
-        return Silent()
-    plain = not console.is_terminal or console.is_dumb_terminal
-    return PlainLines(console) if plain else LiveTable(console)
+    return suitable(console, quiet=quiet, silent=Silent, plain=PlainLines, live=LiveTable)
 
 
 def _opening(folder: Path, total: int, done: int) -> str:
@@ -216,15 +186,6 @@ def _ending(lines: list[Line]) -> str:
         f"{head} test accuracy {percent(final['test_accuracy'])}, loss {number(final['test_loss'])}, "
         f"{duration(final['train_seconds'])}"
     )
-
-
-def clock(seconds: float) -> str:
-    """Whole seconds, also beyond a minute, since this counts rather than measures."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _extension(tasks: Sequence[Any]) -> str:

@@ -7,6 +7,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from batchnorm.cli.display import bare_table
 from batchnorm.records.identity import identity
 from batchnorm.records.intervals import Interval
 from batchnorm.records.reach import Reach
@@ -62,7 +63,7 @@ def _fits(table: Table, console: Console) -> bool:
 
 
 def _rows(summary: Summary) -> Table:
-    table = _plain()
+    table = bare_table()
     table.add_column("arm", no_wrap=True)
     for head in _HEADS:
         table.add_column(head, justify="right", no_wrap=True)
@@ -72,17 +73,13 @@ def _rows(summary: Summary) -> Table:
 
 
 def _columns(arms: Sequence[ArmSummary], summary: Summary) -> Table:
-    table = _plain()
+    table = bare_table()
     table.add_column("arm", style="dim")
     for arm in arms:
         table.add_column(_name(arm, summary), justify="right")
     for head, *cells in zip(_HEADS, *(_cells(arm) for arm in arms), strict=True):
         table.add_row(head, *cells)
     return table
-
-
-def _plain() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
 
 
 def _name(arm: ArmSummary, summary: Summary) -> Text:

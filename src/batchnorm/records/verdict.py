@@ -37,7 +37,10 @@ class Verdict:
         unit: what `value` is, as it follows the number: `times the steps`.
         finding: the answer in a sentence, written from the records.
         checks: the parts of the criterion.
-        surprise: where the records contradict the paper beside the criterion, a sentence that says so, else "".
+        contradiction: where a quantity that was published is measured, and its interval lies beyond what was said of
+            it, a sentence that says so, else "".
+        surprise: what else a reader should know before believing the verdict: what was not shown, on what it rests,
+            or how another reading of the claim comes out; "" where there is nothing.
     """
 
     verdict: str
@@ -47,6 +50,7 @@ class Verdict:
     unit: str
     finding: str
     checks: tuple[Check, ...]
+    contradiction: str = ""
     surprise: str = ""
 
     @classmethod
@@ -57,6 +61,7 @@ class Verdict:
         *,
         unit: str,
         finding: str,
+        contradiction: str = "",
         surprise: str = "",
     ) -> Self:
         """Judge by the checks: all hold, `reproduced`; some, `partly`; none, `not reproduced`.
@@ -64,7 +69,7 @@ class Verdict:
         Args:
             checks: the parts of the criterion, at least one.
             value: the claim's main number, with its interval where it has one.
-            unit, finding, surprise: as in the class.
+            unit, finding, contradiction, surprise: as in the class.
 
         Example:
             >>> checks = [Check("at least 5", "8.5", True), Check("at least 3", "2.1", False)]
@@ -75,6 +80,7 @@ class Verdict:
             raise ValueError("checks is empty; a verdict needs at least one part of a criterion")
         held = sum(check.holds for check in checks)
         verdict = REPRODUCED if held == len(checks) else PARTLY if held else NOT_REPRODUCED
+        said = unit, finding, tuple(checks), contradiction, surprise
         if isinstance(value, Interval):
-            return cls(verdict, value.mean, value.low, value.high, unit, finding, tuple(checks), surprise)
-        return cls(verdict, value, None, None, unit, finding, tuple(checks), surprise)
+            return cls(verdict, value.mean, value.low, value.high, *said)
+        return cls(verdict, value, None, None, *said)

@@ -62,8 +62,8 @@ class Entry:
 
     @property
     def lead(self) -> Markup:
-        """The answer; where it contradicts what was published it says that first."""
-        claim, found = self.judged.claim, self.judged.verdict
+        """The answer: the verdict, what was asked for and not met, and what was found."""
+        found = self.judged.verdict
         if found is None:
             done = f"{self.judged.finished} of {self.judged.planned} runs have finished"
             return Markup("<strong>No verdict yet.</strong> {}; the same command does the rest.").format(done)
@@ -76,14 +76,20 @@ class Entry:
             return Markup("<strong>Reproduced only in part.</strong> Not met: {}. {}").format(
                 missed, found.finding
             )
-        return Markup(
-            "<strong>Not reproduced.</strong> This contradicts what was published ({}). Not met: {}. {}"
-        ).format(claim.published.rstrip("."), missed, found.finding)
+        return Markup("<strong>Not reproduced.</strong> The criterion was not met: {}. {}").format(
+            missed, found.finding
+        )
 
     @property
-    def surprise(self) -> str:
-        """What contradicts the paper beside the criterion."""
-        return self.judged.verdict.surprise if self.judged.verdict else ""
+    def warnings(self) -> list[str]:
+        """What stands before the answer: a number that contradicts the paper, then what else to know."""
+        found = self.judged.verdict
+        said = (
+            [("Against the paper", found.contradiction), ("Beside the criterion", found.surprise)]
+            if found
+            else []
+        )
+        return [f"{kind}: {text}" for kind, text in said if text]
 
     @property
     def quick(self) -> str:

@@ -1,7 +1,7 @@
 """The charts of the lab drawn with plotly: every mark in the look of its arm, panels side by side."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from batchnorm.report.chart_tables import intervals, tables
 from batchnorm.report.colour_key import KEY_ROOM, scale_of, with_key
 from batchnorm.report.drawing import BASE_MARGIN, band, curve, end_labels, faded, figure, label_room, text
 from batchnorm.report.figure import Figure, Note
+from batchnorm.report.log_ticks import log_ticks
 
 __all__ = ["Look", "chart_figure", "looks_of"]
 
@@ -122,7 +123,9 @@ class _Place:
         if all(isinstance(mark, Points) and _by_name(mark) for mark in panel.marks) and "range" not in y:
             y |= _reach(panel)
         if panel.x.log:
-            x |= _measured_ticks(panel)
+            x |= log_ticks(_shown(panel, "x")) | _measured_ticks(panel)
+        if panel.y.log:
+            y |= log_ticks(_shown(panel, "y"))
         if any(isinstance(mark, Cells) for mark in panel.marks):
             y |= {"type": "category", "autorange": "reversed", "showticklabels": self.column == 0}
             x |= {"showticklabels": self.row == self.rows - 1}
@@ -145,7 +148,6 @@ def _axis(axis: Axis, domain: list[float], anchor: str) -> dict[str, Any]:
     spec: dict[str, Any] = {"title": {"text": text(axis.title)}, "domain": domain, "anchor": anchor}
     if axis.log:
         spec["type"] = "log"
-        spec["exponentformat"] = "power"
     if axis.range is not None:
         spec["range"] = [math.log10(end) for end in axis.range] if axis.log else list(axis.range)
     if axis.percent:
@@ -163,8 +165,24 @@ def _reach(panel: Panel) -> dict[str, Any]:
     return {"range": [min(found) - room, max(found) + room]}
 
 
+def _shown(panel: Panel, name: str) -> Iterator[float | None]:
+    """The numbers that an axis has to show: the ends of its range where that is given."""
+    given = panel.x.range if name == "x" else panel.y.range
+    if given is not None:
+        yield from given
+        return
+    for mark in panel.marks:
+        if isinstance(mark, Curve | Points):
+            yield from (x for x in mark.x if isinstance(x, int | float)) if name == "x" else ()
+            yield from () if name == "x" else (*mark.y, *mark.low, *mark.high)
+        elif isinstance(mark, Histogram):
+            yield from mark.edges if name == "x" else mark.heights
+        elif isinstance(mark, Violin):
+            yield from () if name == "x" else mark.values
+
+
 def _measured_ticks(panel: Panel) -> dict[str, Any]:
-    """Ticks where something was measured, such as batch sizes, instead of plotly's digits between powers of ten."""
+    """Ticks where something was measured, such as batch sizes, in place of round numbers."""
     marks = [mark for mark in panel.marks if isinstance(mark, Curve | Points)]
     places = sorted({x for mark in marks for x in mark.x if isinstance(x, int | float)})
     if not 2 <= len(places) <= MOST_TICKS:

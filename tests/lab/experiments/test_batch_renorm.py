@@ -27,8 +27,8 @@ def test_verdict_turns():
     assert verdict(made(-2.0, 0.9)).verdict == "partly"
     assert verdict(made(-0.2, 0.0)).verdict == "partly"
     assert verdict(made(-0.2, -2.0)).verdict == "not reproduced"
-    assert not found.surprise
-    assert "worse" in verdict(made(1.0, 0.0)).surprise
+    assert not found.contradiction
+    assert "worse" in verdict(made(1.0, 0.0)).contradiction
 
 
 def test_runs_that_diverged_meet_no_bound():

@@ -50,11 +50,11 @@ def test_verdict_turns(changed, failing, verdict):
 
 
 def test_what_contradicts_the_paper_is_said_first():
-    assert load(NAME).verdict(records()).surprise == ""
-    worse = load(NAME).verdict(records(noisy=0.9)).surprise
+    assert load(NAME).verdict(records()).contradiction == ""
+    worse = load(NAME).verdict(records(noisy=0.9)).contradiction
     assert "accuracy" in worse
     assert "drifted" not in worse
-    steadier = load(NAME).verdict(records(drift=0.5)).surprise
+    steadier = load(NAME).verdict(records(drift=0.5)).contradiction
     assert steadier.startswith("Means of units drifted less")
     assert "variances of units drifted less" in steadier
 

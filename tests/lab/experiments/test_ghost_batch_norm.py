@@ -36,7 +36,7 @@ def test_verdict_turns():
     assert round(found.value, 6) == 0.75
     assert not found.surprise
     assert verdict(made(4.8)).verdict == "not reproduced"
-    assert "Ghost batch norm did worse" in verdict(made(6.0)).surprise
+    assert "Ghost batch norm did worse" in verdict(made(6.0)).contradiction
     assert "no loss of large batches" in verdict(made(4.0, small=6.0)).surprise
 
 

@@ -60,7 +60,7 @@ def test_a_gain_at_the_same_small_rate_is_said():
     for high, said in ((0.6, True), (0.5, False)):
         lines = doctored(end, {"test_accuracy": 0.5}, arm="none", lr=larger_rates.SMALL)
         lines = doctored(lines, {"test_accuracy": high}, arm="batch", lr=larger_rates.SMALL)
-        assert ("of no use" in load(NAME).verdict(lines + rest).surprise) is said
+        assert ("of no use" in load(NAME).verdict(lines + rest).contradiction) is said
 
 
 def test_the_largest_rate_is_the_last_one_at_which_half_is_right():

@@ -49,14 +49,14 @@ def test_fewer_epochs_in_every_seed_reproduce_it():
     found = judged([0.1, 0.2, 0.9], [0.9, 0.9, 0.9])
     assert found.verdict == "reproduced"
     assert (found.value, found.low, found.high) == (-2, -2, -2)
-    assert not found.surprise
+    assert not found.contradiction
 
 
 def test_as_many_or_more_epochs_do_not():
     assert judged([0.1, 0.2, 0.9], [0.1, 0.2, 0.9]).verdict == "not reproduced"
     later = judged([0.9, 0.9, 0.9], [0.1, 0.9, 0.9])
     assert later.verdict == "not reproduced"
-    assert "sooner without" in later.surprise
+    assert "sooner without" in later.contradiction
 
 
 def test_an_accuracy_that_is_never_reached_gives_no_difference():

@@ -34,7 +34,7 @@ def test_verdict_turns(batch, head, verdict):
     found = load(NAME).verdict(records(batch, head))
     assert found.verdict == verdict
     assert found.value == pytest.approx(batch - head)
-    assert bool(found.surprise) == (batch < head)
+    assert bool(found.contradiction) == (batch < head)
 
 
 def test_a_mean_above_the_bound_is_not_enough():

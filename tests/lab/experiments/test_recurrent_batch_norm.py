@@ -41,6 +41,24 @@ def test_verdict_turns(small, large, verdict, surprise):
     assert bool(found.surprise) is surprise
 
 
+@pytest.mark.parametrize(
+    ("small", "nearer", "meets"), [(0.5, "50.0", "would meet"), (0.05, "5.00", "would not meet")]
+)
+def test_where_the_gradient_grows_the_other_reading_of_the_claim_is_said_and_drawn(small, nearer, meets):
+    lines = records(small, 100.0)
+    found = load(NAME).verdict(lines)
+    assert found.verdict == "not reproduced"
+    assert not found.contradiction
+    assert f"comes {nearer} [" in found.surprise
+    assert f"which {meets} a threshold of 10." in found.surprise
+    chart = load(NAME).figures(lines)[-1]
+    assert chart.name == "from-one"
+    curve = chart.panels[0].marks[0]
+    drawn = dict(zip(curve.x, curve.y, strict=True))
+    assert drawn[1.0] == pytest.approx(100)
+    assert drawn[0.1] == pytest.approx(1 / small)
+
+
 @pytest.mark.parametrize("gone", [None, 0.0])
 def test_a_gradient_that_is_gone_or_not_finite_meets_no_bound(gone):
     found = load(NAME).verdict(doctored(records(1.0, 0.01), {"kept": gone}, gamma=0.1, seed=0))

@@ -46,11 +46,11 @@ def test_verdict_turns(changed, holds, verdict):
 
 
 def test_a_rougher_landscape_with_batch_norm_is_said_first():
-    assert load(NAME).verdict(records()).surprise == ""
-    said = load(NAME).verdict(records(ratio=0.01)).surprise
+    assert load(NAME).verdict(records()).contradiction == ""
+    said = load(NAME).verdict(records(ratio=0.01)).contradiction
     assert "larger with batch norm" in said
     assert "VGG" not in said
-    assert "VGG" in load(NAME).verdict(records(vgg=0.5)).surprise
+    assert "VGG" in load(NAME).verdict(records(vgg=0.5)).contradiction
 
 
 def test_a_seed_that_diverged_meets_no_bound():

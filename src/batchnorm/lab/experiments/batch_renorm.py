@@ -61,8 +61,10 @@ def verdict(records: Sequence[Line]) -> Verdict:
         f"norm's ({seeds(0 if small is None else small.n)}), at batch {LARGE} {plain_interval(large, sign=True)} "
         "points."
     )
-    surprise = f"At batch {SMALL} batch renormalization was worse than batch norm." if worse else ""
-    return Verdict.of(checks, small, unit="points of error at batch 4", finding=finding, surprise=surprise)
+    contradiction = f"At batch {SMALL} batch renormalization was worse than batch norm." if worse else ""
+    return Verdict.of(
+        checks, small, unit="points of error at batch 4", finding=finding, contradiction=contradiction
+    )
 
 
 def _difference(records: Sequence[Line], batch: int) -> Interval | None:

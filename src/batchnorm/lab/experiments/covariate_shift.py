@@ -166,11 +166,11 @@ def verdict(records: Sequence[Line]) -> Verdict:
         ratios[GROUPS[0]],
         unit="times the change of a gradient",
         finding=finding,
-        surprise=_surprise(to_none, drifts),
+        contradiction=_contradiction(to_none, drifts),
     )
 
 
-def _surprise(to_none: Interval | None, drifts: dict[str, Interval | None]) -> str:
+def _contradiction(to_none: Interval | None, drifts: dict[str, Interval | None]) -> str:
     """What an interval says against the paper without doubt."""
     said = []
     if _below(to_none, 0):

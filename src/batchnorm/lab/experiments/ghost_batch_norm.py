@@ -69,16 +69,22 @@ def verdict(records: Sequence[Line]) -> Verdict:
         f"{plain_interval(gain, sign=True)} points ({seeds(0 if gain is None else gain.n)}); a batch of {VIRTUAL} by "
         f"{plain_interval(gap, sign=True)}."
     )
-    said = []
+    surprise = contradiction = ""
     if gap is not None and gap.high is not None and gap.high < 0:
-        said.append(
+        surprise = (
             "The small batch did worse than the large one at as many updates, so there is no loss of large batches "
-            "here "
-            "that ghost batch norm could make good."
+            "here that ghost batch norm could make good."
         )
     if gain is not None and gain.high is not None and gain.high < 0:
-        said.append("Ghost batch norm did worse than batch norm.")
-    return Verdict.of(checks, gain, unit="points of accuracy", finding=finding, surprise=" ".join(said))
+        contradiction = "Ghost batch norm did worse than batch norm."
+    return Verdict.of(
+        checks,
+        gain,
+        unit="points of accuracy",
+        finding=finding,
+        contradiction=contradiction,
+        surprise=surprise,
+    )
 
 
 def _gain(records: Sequence[Line], arm: str) -> Interval | None:

@@ -131,13 +131,13 @@ def verdict(records: Sequence[Line]) -> Verdict:
         f"without) {points(_best_gain(records))}."
     )
     helps = gain is not None and gain.low is not None and gain.low > 0
-    surprise = (
+    contradiction = (
         f"Said to be of no use at the same small rate, batch norm brought {points(gain)} at {SMALL:g}."
         if helps
         else ""
     )
     unit = "times the largest rate without batch norm"
-    return Verdict.of([check], ratio, unit=unit, finding=finding, surprise=surprise)
+    return Verdict.of([check], ratio, unit=unit, finding=finding, contradiction=contradiction)
 
 
 def _largest(records: Sequence[Line], arm: str) -> dict[int, float | None]:

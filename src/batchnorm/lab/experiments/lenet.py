@@ -97,8 +97,8 @@ def verdict(records: Sequence[Line]) -> Verdict:
         else f"With batch norm {arrived} with which LeNet ends without it, so there is no difference in epochs. {ends}"
     )
     against = sooner is not None and sooner.low is not None and sooner.low > 0
-    surprise = "Each at its best rate, LeNet learned sooner without batch norm." if against else ""
-    return Verdict.of([check], sooner, unit="epochs", finding=finding, surprise=surprise)
+    contradiction = "Each at its best rate, LeNet learned sooner without batch norm." if against else ""
+    return Verdict.of([check], sooner, unit="epochs", finding=finding, contradiction=contradiction)
 
 
 def _arms(records: Sequence[Line]) -> list[ArmSummary]:

@@ -97,13 +97,14 @@ def verdict(records: Sequence[Line]) -> Verdict:
         f"{count(trained['head'])} of the output layer {percent_interval(means['head'])}: {points(lead)} "
         f"({seeds(n)}). Training all {count(trained['all'])} reached {percent_interval(means['all'])}."
     )
-    surprise = (
+    contradiction = (
         "Training only the batch norms did worse here than training only the output layer."
         if lead is not None and lead.high is not None and lead.high < 0
         else ""
     )
     return Verdict.of(
-        checks, lead, unit="of test accuracy, batch norms minus output layer", finding=finding, surprise=surprise
+        checks, lead, unit="of test accuracy, batch norms minus output layer", finding=finding,
+        contradiction=contradiction,
     )  # fmt: skip
 
 

@@ -6,8 +6,13 @@ paper, which starts at gamma = .1, where tanh is nearly linear. Here digits are 
 norm of the loss's gradient for the state is followed from the last step back to the first, at the first weights.
 
 The LSTM without norms is measured beside it: what a small gamma keeps is to be compared with what there was.
+
+"Better" can be read in two ways. The criterion takes the one that the paper gives as its reason: more of the gradient
+reaches the first step. With gamma = 1 the gradient may as well grow on its way back; then "nearer to the last step's"
+is another reading, and the page says by the same records how that one comes out.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,14 +97,37 @@ def verdict(records: Sequence[Line]) -> Verdict:
         f"{SMALL:g}, of {plain_interval(_kept(records, LARGE))} with gamma {LARGE:g} and of "
         f"{plain_interval(geometric_mean(values(records, 'kept', arm='none')))} without batch norm ({seeds(n)})."
     )
-    surprise = ""
-    if ratio is not None and ratio.high is not None and ratio.high < 1:
-        surprise = (
-            f"Published: with gamma {LARGE:g} the gradient vanishes over time. Here, before training, "
-            f"{plain_interval(_kept(records, LARGE))} times the last step's reached the first one, and "
-            f"{plain_interval(_kept(records, SMALL))} times with gamma {SMALL:g}."
-        )
-    return Verdict.of([check], ratio, unit="times as much gradient left", finding=finding, surprise=surprise)
+    return Verdict.of(
+        [check], ratio, unit="times as much gradient left", finding=finding, surprise=_surprise(records)
+    )
+
+
+def _surprise(records: Sequence[Line]) -> str:
+    """How the other reading of the claim comes out, where with the large gamma the gradient surely grew."""
+    grown, nearer = _kept(records, LARGE), _nearer(records)
+    if grown is None or grown.low is None or grown.low <= 1 or nearer is None:
+        return ""
+    least = nearer.mean if nearer.low is None else nearer.low
+    return (
+        f"At these first weights the gradient did not vanish with gamma {LARGE:g}, it grew on its way back. Read as "
+        f"“the ratio is nearer to 1” instead of “more is left”, gamma {SMALL:g} comes {plain_interval(nearer)} times "
+        f"as near as {LARGE:g}, which would {'' if least >= LEAST else 'not '}meet a threshold of {LEAST:g}."
+    )
+
+
+def _away(kept: float | None) -> float | None:
+    """By which factor a ratio lies above or below 1: as many times too large as too small is as far away."""
+    return math.exp(abs(math.log(kept))) if kept is not None and 0 < kept < math.inf else None
+
+
+def _aways(records: Sequence[Line], arm: str, gamma: float | None) -> dict[int, float | None]:
+    return {seed: _away(kept) for seed, kept in seed_values(records, "kept", arm=arm, gamma=gamma).items()}
+
+
+def _nearer(records: Sequence[Line]) -> Interval | None:
+    """How many times nearer to 1 the ratio is with the small gamma; None where a seed has no ratio."""
+    small, large = (_aways(records, "recurrent", gamma) for gamma in (SMALL, LARGE))
+    return None if None in (*small.values(), *large.values()) else paired_ratio(large, small)
 
 
 def _kept(records: Sequence[Line], gamma: float) -> Interval | None:
@@ -119,9 +147,13 @@ def figures(records: Sequence[Line]) -> list[Chart]:
         "recurrent", {gamma: values(records, "kept", arm="recurrent", gamma=gamma) for gamma in GAMMAS}
     )
     control = geometric_mean(values(records, "kept", arm="none"))
-    marks = [left]
-    if control is not None:
-        marks.append(Curve("none", [SMALL, LARGE], [control.mean] * 2, label=ARMS["none"]))
+    marks = [left, *_level(control)]
+    aways = {gamma: list(_aways(records, "recurrent", gamma).values()) for gamma in GAMMAS}
+    small, large = (plain_interval(geometric_mean(aways[gamma])) for gamma in (SMALL, LARGE))
+    distance = [
+        _geometric("recurrent", aways),
+        *_level(geometric_mean(list(_aways(records, "none", None).values()))),
+    ]
     ratio = number(verdict(records).value)
     return [
         Chart(
@@ -139,7 +171,20 @@ def figures(records: Sequence[Line]) -> list[Chart]:
             f"norms start at. Geometric mean over {seeds(n)} with 95% t intervals.",
             [Panel(marks, Axis("gamma", log=True), Axis("early over late gradient", log=True))],
         ),
+        Chart(
+            "from-one",
+            f"Early over late gradient lies a factor of {small} from 1 with gamma {SMALL:g}, of {large} with {LARGE:g}",
+            "The same ratio, by which factor it lies above or below 1, exp(|log ratio|): a gradient that grew tenfold "
+            f"on its way back is as far away as one of which a tenth is left. Geometric mean over {seeds(n)} with 95% "
+            "t intervals.",
+            [Panel(distance, Axis("gamma", log=True), Axis("factor between the ratio and 1", log=True))],
+        ),
     ]
+
+
+def _level(found: Interval | None) -> list[Curve]:
+    """The LSTM without norms, which has no gamma, across all of them."""
+    return [] if found is None else [Curve("none", [SMALL, LARGE], [found.mean] * 2, label=ARMS["none"])]
 
 
 def _over_steps(arm: str, lines: Sequence[Line], label: str) -> Curve:
@@ -171,8 +216,8 @@ EXPERIMENT = Experiment(
         "T. Cooijmans, N. Ballas, C. Laurent, C. Gulcehre, A. Courville, Recurrent Batch Normalization, 2017",
         "https://arxiv.org/abs/1603.09025",
     ),
-    published="Gamma starts at 0.1. LSTM of 100, MNIST pixel by pixel: test accuracy 98.9% without and 99.0% with "
-    "batch norm, permuted pixels 90.2% and 95.4%.",
+    published="Gamma starts at 0.1; the gradient over the steps is drawn, without a number. Not run here: LSTM of 100, "
+    "MNIST pixel by pixel, test accuracy 98.9% without and 99.0% with batch norm, permuted pixels 90.2% and 95.4%.",
     method=f"LSTM of {HIDDEN} with batch norm of the input's part, the state's part and the cell, statistics of each "
     "time step, "
     f"reading images as {ROWS}x{ROWS} = {ROWS**2} pixels one by one; first weights, a batch of {BATCH}, noise of "

@@ -143,11 +143,11 @@ def verdict(records: Sequence[Line]) -> Verdict:
     )
     return Verdict.of(
         checks, betas[first], unit="times the largest effective beta", finding=finding,
-        surprise=_surprise(betas, beta),
+        contradiction=_contradiction(betas, beta),
     )  # fmt: skip
 
 
-def _surprise(betas: dict[tuple[float, float], Interval | None], vgg: Interval | None) -> str:
+def _contradiction(betas: dict[tuple[float, float], Interval | None], vgg: Interval | None) -> str:
     """Where the landscape was rougher with batch norm, by an interval that leaves no doubt."""
     rougher = [_words(*group) for group, found in betas.items() if _below_one(found)]
     rougher += ["the VGG-like network"] if _below_one(vgg) else []
