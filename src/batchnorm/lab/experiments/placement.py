@@ -236,7 +236,7 @@ EXPERIMENT = Experiment(
     source=Source(
         "D. Mishkin, caffenet-benchmark; D. Mishkin, N. Sergievskiy, J. Matas, Systematic evaluation of CNN advances "
         "on the ImageNet, 2017",
-        "https://github.com/ducha-aiki/caffenet-benchmark",
+        "https://github.com/ducha-aiki/caffenet-benchmark/blob/master/batchnorm.md",
     ),
     published="CaffeNet, ImageNet at 128 pixels, ReLU: none 0.471, before 0.474 (with weight and bias 0.478), after "
     "0.499 (0.493). Over activations from 0.401 to 0.488 without batch norm and from 0.448 to 0.503 with it after. "
