@@ -94,13 +94,12 @@ def test_memory_is_used_again_when_its_tensor_is_gone(pool) -> None:
     assert pool.bn_mapped_bytes() == mapped + x.nbytes + MIB
 
 
-def test_of_equal_blocks_the_one_used_last_comes_first(pool) -> None:
-    x = floats(2)
-    tensors = [memory.empty_like(x) for _ in range(3)]
+def test_the_smallest_that_fits_comes_first_and_of_equals_the_one_used_last(pool) -> None:
+    tensors = [memory.empty_like(floats(mib)) for mib in (2, 2, 2, 2.25)]
     last = tensors[1].data_ptr()
-    del tensors[2], tensors[0]
-    tensors.clear()
-    assert memory.empty_like(x).data_ptr() == last
+    for index in (2, 0, 0, 0):  # at last the larger one
+        del tensors[index]
+    assert memory.empty_like(floats(2)).data_ptr() == last
 
 
 ALIASES = {
