@@ -1,8 +1,9 @@
-// Loops over rows in which the channels lie side by side: a vector of channels at a time, of several rows where the chains
-// are long.
+// Loops over rows in which the channels lie side by side: a vector of channels at a time, two of bfloat16, of several rows
+// where the chains are long.
 #ifndef BATCHNORM_COLUMNS_H
 #define BATCHNORM_COLUMNS_H
 
+#include "pairs.h"
 #include "several.h"
 #include "simd.h"
 
@@ -17,6 +18,10 @@ BN_INLINE int64_t rows_of_block(int64_t row_bytes) {
   const int64_t rows = kBytesOfBlock / row_bytes;
   return rows < kFewestRows ? kFewestRows : rows > kMostRows ? kMostRows : rows / kFewestRows * kFewestRows;
 }
+
+// A column writes into each of several rows before it comes back to the first one. Past the caches go halves of lines at least:
+// of quarters, more lines would be begun than a processor has room for (docs/decisions/0008-large-outputs.md).
+template <class T> constexpr bool kMayStream = (kPaired<T> ? 2 : 1) * kLanes<Compute<T>> * sizeof(T) >= 32;
 
 // What a loop gives its body where it asks for the vectors of First and for those `stride` values behind them.
 template <class First> struct Stacked {
@@ -37,25 +42,40 @@ template <class T, class First> BN_INLINE void prefetch(const T *at, Stacked<Fir
 }
 template <class T, class Lanes> BN_INLINE void prefetch(const T *at, Lanes) { prefetch(at); }
 
-// sum += value, and sum += a * b, row by row.
-template <class V> BN_INLINE void add_rows(V &sum, V value) { sum += value; }
-template <class V> BN_INLINE void add_rows(V &sum, V a, V b) { sum = fma(a, b, sum); }
-template <class V, class W> BN_INLINE void add_rows(V &sum, Two<W> value) {
-  add_rows(sum, value.first);
-  add_rows(sum, value.second);
+// The numbers of channels as a loop gives it their values: of a pair first the even channels.
+template <class S, class Lanes> BN_INLINE Vector<S> channels_of(const S *numbers, Lanes lanes) {
+  return load(numbers, lanes, Vector<S>{});
 }
-template <class V, class W> BN_INLINE void add_rows(V &sum, Two<W> a, Two<W> b) {
-  add_rows(sum, a.first, b.first);
-  add_rows(sum, a.second, b.second);
+template <class S> BN_INLINE Two<Vector<S>> channels_of(const S *numbers, Pair) {
+  return unwoven(load(numbers), load(numbers + kLanes<S>), std::make_integer_sequence<int, kLanes<S>>{});
+}
+// The same numbers for each of several rows.
+template <class Lanes, class N> BN_INLINE N over(Lanes, N numbers) { return numbers; }
+template <class First, class N> BN_INLINE auto over(Stacked<First> rows, N numbers) {
+  auto each = over(rows.first, numbers);
+  return Two<decltype(each)>{each, each};
 }
 
-// Call take(row, lanes) for the rows of one vector of channels, kAtOnce rows at a time while they last.
+// sum += value, and sum += a * b, row by row.
+template <class Lanes, class N> BN_INLINE void add_rows(Lanes, N &sum, N value) { sum += value; }
+template <class Lanes, class N> BN_INLINE void add_rows(Lanes, N &sum, N a, N b) { sum = fma(a, b, sum); }
+template <class First, class N, class W> BN_INLINE void add_rows(Stacked<First> rows, N &sum, Two<W> value) {
+  add_rows(rows.first, sum, value.first);
+  add_rows(rows.first, sum, value.second);
+}
+template <class First, class N, class W> BN_INLINE void add_rows(Stacked<First> rows, N &sum, Two<W> a, Two<W> b) {
+  add_rows(rows.first, sum, a.first, b.first);
+  add_rows(rows.first, sum, a.second, b.second);
+}
+
+// Call take(row, lanes) for the rows of one vector of channels, or of a pair, kAtOnce vectors at a time while they last.
 template <int kAtOnce, class Lanes, class Take>
 BN_INLINE void for_rows_at_once(int64_t first, int64_t last, int64_t stride, Lanes lanes, Take take) {
+  constexpr int kRows = std::is_same<Lanes, Pair>::value ? kAtOnce / 2 : kAtOnce;
   int64_t row = first;
-  if constexpr (kAtOnce >= 4)
+  if constexpr (kRows >= 4)
     for (; row + 4 <= last; row += 4) take(row, Stacked<Stacked<Lanes>>{{lanes, stride}, 2 * stride});
-  if constexpr (kAtOnce >= 2)
+  if constexpr (kRows >= 2)
     for (; row + 2 <= last; row += 2) take(row, Stacked<Lanes>{lanes, stride});
   for (; row < last; ++row) take(row, lanes);
 }
@@ -66,7 +86,7 @@ BN_INLINE void for_rows_at_once(int64_t first, int64_t last, int64_t, Tail lanes
 
 // Call the function that column(i, lanes) returns for rows `stride` apart, with the lanes of what it takes at once: one row
 // where `singly`. kTwice: it may run twice on a value, as in for_vectors_twice.
-template <class S, bool kTwice, int kAtOnce, class Column>
+template <class T, bool kTwice, int kAtOnce, class Column>
 BN_INLINE void for_columns(int64_t rows, int64_t stride, int64_t block, int64_t width, bool singly, Column column) {
   // Apart, or a processor that takes one row pays for the registers of four.
   auto work = [&](auto at_once) __attribute__((always_inline)) {
@@ -76,9 +96,9 @@ BN_INLINE void for_columns(int64_t rows, int64_t stride, int64_t block, int64_t 
         for_rows_at_once<at_once.value>(first, last, stride, lanes, column(i, lanes));
       };
       if constexpr (kTwice)
-        for_vectors_twice<S>(width, take);
+        for_values_twice<T, 1>(width, take);
       else
-        for_vectors<S>(width, take);
+        for_pairs<T>(width, take);
     }
   };
   if (kAtOnce > 1 && !singly) return work(Count<kAtOnce>{});

@@ -140,33 +140,35 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
                                                       Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
+  const bool through_statistics = numbers.through_statistics, past = kMayStream<T> && numbers.past_caches;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
   const bool singly = mask || past;
   constexpr int kAtOnce = kKept ? 1 : Act::template kRowsAtOnce<T>;
-  for_columns<S, !kKept, kAtOnce>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
-    const V high = load(numbers.high + at + i, whole, V{}), scale = load(numbers.scale + at + i, whole, V{});
-    const V shift = load(numbers.shift + at + i, whole, V{}), invstd = load(numbers.invstd + at + i, whole, V{});
-    const V offset = load(numbers.offset + at + i, whole, V{}), slope = load(numbers.slope + at + i, whole, V{});
-    const V base = load(numbers.base + at + i, whole, V{});
+  for_columns<T, !kKept, kAtOnce>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const auto high = channels_of(numbers.high + at + i, whole), scale = channels_of(numbers.scale + at + i, whole);
+    const auto shift = channels_of(numbers.shift + at + i, whole), invstd = channels_of(numbers.invstd + at + i, whole);
+    const auto offset = channels_of(numbers.offset + at + i, whole), slope = channels_of(numbers.slope + at + i, whole);
+    const auto base = channels_of(numbers.base + at + i, whole);
     return [=](int64_t row, auto lanes) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
       auto write = [=](auto dx, auto dy, auto lanes) __attribute__((always_inline)) {
         if (kHasResidual<Act, kSecond> && grad_residual) store(grad_residual + from, dy, lanes, past);
         if (grad_x) store(grad_x + from, dx, lanes, past);
       };
-      if (mask && !mask[row]) return write(V{}, V{}, whole);
+      using N = Several<V, decltype(whole)>;
+      if (mask && !mask[row]) return write(N{}, N{}, whole);
       prefetch(x + later, lanes);
       prefetch(grad_output + later, lanes);
-      auto value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
+      const auto middle = over(lanes, high), steep = over(lanes, scale);
+      auto value = load(x + from, lanes, V{}), grad = loaded(load(grad_output + from, lanes, V{}));
       decltype(value) other{}, xhat{};
       if constexpr (kReadsSecond<Act, kSecond>) {
         prefetch(second + later, lanes);
         other = load(second + from, lanes, V{});
       }
-      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
-      if (through_statistics) xhat = fma(value - high, invstd, offset);
-      write(fma(fma(xhat, slope, dy), scale, base), dy, lanes);
+      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, middle, steep, over(lanes, shift), parameter);
+      if (through_statistics) xhat = fma(value - middle, over(lanes, invstd), over(lanes, offset));
+      write(fma(fma(xhat, over(lanes, slope), dy), steep, over(lanes, base)), dy, lanes);
     };
   });
 }

@@ -45,18 +45,18 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
                                                      Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const bool past = numbers.past_caches;
+  const bool past = kMayStream<T> && numbers.past_caches;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
   const bool singly = mask || past;  // a mask is asked of each row, and past the caches several rows at once are slower
-  for_columns<S, true, Act::template kRowsAtOnce<T>>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
-    const V high = load(numbers.high + at + i, whole, V{}), scale = load(numbers.scale + at + i, whole, V{});
-    const V shift = load(numbers.shift + at + i, whole, V{});
+  for_columns<T, true, Act::template kRowsAtOnce<T>>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const auto high = channels_of(numbers.high + at + i, whole), scale = channels_of(numbers.scale + at + i, whole);
+    const auto shift = channels_of(numbers.shift + at + i, whole);
     return [=](int64_t row, auto lanes) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
-      if (mask && !mask[row]) return store(y + from, V{}, whole, past);
+      if (mask && !mask[row]) return store(y + from, Several<V, decltype(whole)>{}, whole, past);
       prefetch(x + later, lanes);
       if (kResidual) prefetch(residual + later, lanes);
-      auto z = pre_activation(load(x + from, lanes, high), high, scale, shift);
+      auto z = pre_activation(load(x + from, lanes, V{}), over(lanes, high), over(lanes, scale), over(lanes, shift));
       if constexpr (kResidual) z += load(residual + from, lanes, V{});
       store(y + from, Act::forward(z, parameter), lanes, past);
     };

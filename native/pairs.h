@@ -6,6 +6,8 @@
 #ifndef BATCHNORM_PAIRS_H
 #define BATCHNORM_PAIRS_H
 
+#include <utility>
+
 #include "several.h"
 #include "simd.h"
 
@@ -14,6 +16,11 @@ namespace BN_ISA {
 // A loop calls its body with Pair for a register full of bfloat16: Two vectors, of the even and of the odd values.
 struct Pair {};
 template <class T> constexpr int64_t kValues<T, Pair> = 2 * kLanes<Compute<T>>;
+
+// What a loop's body has of vectors V: one, or a pair.
+template <class V, class Lanes> struct SeveralOf { using type = V; };
+template <class V> struct SeveralOf<V, Pair> { using type = Two<V>; };
+template <class V, class Lanes> using Several = typename SeveralOf<V, Lanes>::type;
 
 // How a type comes in twos, and in fours.
 template <class T> struct TwosOf { using type = Twice<Whole>; };
@@ -34,6 +41,16 @@ BN_INLINE void store(bfloat16 *to, Two<vfloat> v, Pair, bool past) {
   if (past && uintptr_t(to) % BN_VECTOR_BYTES == 0) return stream_aligned(to, &both, BN_VECTOR_BYTES);
   __builtin_memcpy(to, &both, sizeof both);
 }
+// Numbers that lie side by side as the vectors of a pair, and back.
+template <class V, int... kLane> BN_INLINE Two<V> unwoven(V left, V right, std::integer_sequence<int, kLane...>) {
+  return {__builtin_shufflevector(left, right, 2 * kLane...), __builtin_shufflevector(left, right, (2 * kLane + 1)...)};
+}
+template <class V, int... kLane> BN_INLINE Two<V> woven(Two<V> pair, std::integer_sequence<int, kLane...>) {
+  constexpr int W = sizeof...(kLane);
+  return {__builtin_shufflevector(pair.first, pair.second, (kLane / 2 + kLane % 2 * W)...),
+          __builtin_shufflevector(pair.first, pair.second, (W / 2 + kLane / 2 + kLane % 2 * W)...)};
+}
+
 // In the mask a pair is the bytes of 16-bit lanes.
 template <class S> BN_INLINE Two<Mask<S>> valid(const uint8_t *from, Pair) {
   vuint16 raw;

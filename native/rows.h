@@ -17,19 +17,25 @@ BN_INLINE void add_lanes(double *to, vfloat v, Whole) {
   store(to, wide[0]);
   store(to + kLanes<double>, wide[1]);
 }
+BN_INLINE void add_lanes(double *to, Two<vfloat> v, Pair) {
+  const Two<vfloat> side_by_side = woven(v, std::make_integer_sequence<int, kLanes<float>>{});
+  add_lanes(to, side_by_side.first, Whole{});
+  add_lanes(to + kLanes<float>, side_by_side.second, Whole{});
+}
 template <class V> BN_INLINE void add_lanes(double *to, V v, Tail tail) {
   for (int i = 0; i < tail.lanes; ++i) to[i] += double(v[i]);
 }
 
 // Add to sum_a and sum_b what the functions column(i, lanes) sum of the rows: add(row, lanes, a, b), which keeps what it
-// reads of its channels in registers. Cheap ones run two columns at once, which keeps the adders busy, costly ones kAtOnce
+// reads of its channels in registers. Cheap ones run two vectors of channels at once, which keeps the adders busy, costly ones kAtOnce
 // rows.
-template <class S, int kAtOnce, class Column>
+template <class T, int kAtOnce, class Column>
 BN_INLINE void sum_rows(int64_t rows, int64_t stride, int64_t block, int64_t width, const uint8_t *mask, double *sum_a,
                         double *sum_b, Column column) {
+  using S = Compute<T>;
   using V = Vector<S>;
   constexpr int W = kLanes<S>;
-  constexpr bool kCheap = kAtOnce == 0;
+  constexpr bool kCheap = kAtOnce == 0 && !kPaired<T>;
   for (int64_t first = 0; first < rows; first += block) {
     const int64_t last = least(rows, first + block);
     int64_t i = 0;
@@ -46,9 +52,9 @@ BN_INLINE void sum_rows(int64_t rows, int64_t stride, int64_t block, int64_t wid
       add_lanes(sum_a + i + W, a_right, Whole{});
       add_lanes(sum_b + i + W, b_right, Whole{});
     }
-    for_vectors<S>(width - i, [&](int64_t j, auto whole) __attribute__((always_inline)) {
+    for_pairs<T>(width - i, [&](int64_t j, auto whole) __attribute__((always_inline)) {
       const auto add = column(i + j, whole);
-      V a{}, b{};
+      Several<V, decltype(whole)> a{}, b{};
       if (mask) {
         for (int64_t row = first; row < last; ++row)
           if (mask[row]) add(row, whole, a, b);
@@ -71,12 +77,12 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
   using S = Compute<T>;
   using V = Vector<S>;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  sum_rows<S, 0>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
-    const V around = load(rough + i, whole, V{});
-    return [=](int64_t row, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+  sum_rows<T, 0>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const auto around = channels_of(rough + i, whole);
+    return [=](int64_t row, auto lanes, auto &a, auto &b) __attribute__((always_inline)) {
       const T *at = x + row * stride + i;
       prefetch(at + ahead);
-      V apart = load(at, lanes, around) - around;
+      auto apart = load(at, lanes, V{}) - around;
       a += apart;
       b = fma(apart, apart, b);
     };
@@ -93,24 +99,25 @@ static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, co
   using V = Vector<S>;
   const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
   constexpr int kAtOnce = Act::kCheap ? 0 : Act::template kRowsAtOnce<T>;
-  sum_rows<S, kAtOnce>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
-    const V high = load(numbers.high + at + i, whole, V{}), scale = load(numbers.scale + at + i, whole, V{});
-    const V shift = load(numbers.shift + at + i, whole, V{}), invstd = load(numbers.invstd + at + i, whole, V{});
-    const V offset = load(numbers.offset + at + i, whole, V{});
-    return [=](int64_t row, auto lanes, V &a, V &b) __attribute__((always_inline)) {
+  sum_rows<T, kAtOnce>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+    const auto high = channels_of(numbers.high + at + i, whole), scale = channels_of(numbers.scale + at + i, whole);
+    const auto shift = channels_of(numbers.shift + at + i, whole), invstd = channels_of(numbers.invstd + at + i, whole);
+    const auto offset = channels_of(numbers.offset + at + i, whole);
+    return [=](int64_t row, auto lanes, auto &a, auto &b) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
       prefetch(x + later, lanes);
       prefetch(grad_output + later, lanes);
-      auto value = load(x + from, lanes, high), grad = loaded(load(grad_output + from, lanes, V{}));
+      const auto middle = over(lanes, high);
+      auto value = load(x + from, lanes, V{}), grad = loaded(load(grad_output + from, lanes, V{}));
       decltype(value) other{};
       if constexpr (kReadsSecond<Act, kSecond>) {
         prefetch(second + later, lanes);
         other = load(second + from, lanes, V{});
       }
-      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, high, scale, shift, parameter);
+      auto dy = grad_pre_activation<Act, kSecond>(grad, value, other, middle, over(lanes, scale), over(lanes, shift), parameter);
       if (!Act::kCheap && keeps) store(keeps + from, dy, lanes, false);
-      add_rows(a, dy);
-      add_rows(b, dy, fma(value - high, invstd, offset));
+      add_rows(lanes, a, dy);
+      add_rows(lanes, b, dy, fma(value - middle, over(lanes, invstd), over(lanes, offset)));
     };
   });
 }
