@@ -70,7 +70,10 @@ def test_only_a_contradiction_is_said_to_be_against_the_paper_and_both_stand_bef
 
 def test_the_atlas_begins_with_what_was_not_met_and_leaves_the_findings_to_the_pages():
     atlas = words(render_atlas([judged(verdict(False))]))
-    assert "Not reproduced. The criterion was not met: “part 0 of the criterion” (measured: 0.5 (5 seeds))." in atlas
+    assert (
+        "Not reproduced. The criterion was not met: “part 0 of the criterion” (measured: 0.5 (5 seeds))."
+        in atlas
+    )
     assert verdict(False).finding not in atlas
     assert verdict(False).finding in words(render_claim(judged(verdict(False))))
 
