@@ -68,6 +68,16 @@ def test_only_a_contradiction_is_said_to_be_against_the_paper_and_both_stand_bef
     assert "ontradict" not in words(render_claim(judged(verdict(False))))
 
 
+def test_the_atlas_begins_with_what_was_not_met_and_leaves_the_findings_to_the_pages():
+    atlas = words(render_atlas([judged(verdict(False))]))
+    assert (
+        "Not reproduced. The criterion was not met: “part 0 of the criterion” (measured: 0.5 (5 seeds))."
+        in atlas
+    )
+    assert verdict(False).finding not in atlas
+    assert verdict(False).finding in words(render_claim(judged(verdict(False))))
+
+
 def test_quick_is_marked_on_page_and_atlas():
     assert "claim 4 · quick" in words(render_claim(judged(verdict(True), quick=True)))
     assert "Quick: 5 seeds and short runs" in words(render_claim(judged(verdict(True), quick=True)))

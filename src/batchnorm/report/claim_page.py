@@ -64,21 +64,23 @@ class Entry:
     def lead(self) -> Markup:
         """The answer: the verdict, what was asked for and not met, and what was found."""
         found = self.judged.verdict
+        return self.brief if found is None else Markup("{} {}").format(self.brief, found.finding)
+
+    @property
+    def brief(self) -> Markup:
+        """The verdict, and what was asked for and not met: the answer for those who read of all claims."""
+        found = self.judged.verdict
         if found is None:
             done = f"{self.judged.finished} of {self.judged.planned} runs have finished"
             return Markup("<strong>No verdict yet.</strong> {}; the same command does the rest.").format(done)
         if found.verdict == REPRODUCED:
-            return Markup("<strong>Reproduced.</strong> {}").format(found.finding)
+            return Markup("<strong>Reproduced.</strong>")
         missed = listed(
             [f"“{check.text}” (measured: {check.measured})" for check in found.checks if not check.holds]
         )
         if found.verdict == PARTLY:
-            return Markup("<strong>Reproduced only in part.</strong> Not met: {}. {}").format(
-                missed, found.finding
-            )
-        return Markup("<strong>Not reproduced.</strong> The criterion was not met: {}. {}").format(
-            missed, found.finding
-        )
+            return Markup("<strong>Reproduced only in part.</strong> Not met: {}.").format(missed)
+        return Markup("<strong>Not reproduced.</strong> The criterion was not met: {}.").format(missed)
 
     @property
     def warnings(self) -> list[str]:
