@@ -1,8 +1,10 @@
 """Where the time of a small call goes: torch's layer, ours, our kernels alone, and what autograd takes around nothing.
 
-Prints microseconds on one thread, the least of the rounds, all of them in turns: `python benchmarks/small_calls.py`.
+Prints microseconds on one thread, the least of the rounds, all of them in turns: `python benchmarks/small_calls.py`, or
+`python benchmarks/small_calls.py 16,1280,7,7 16,512,14,14` for other shapes.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -113,7 +115,8 @@ def main() -> None:
     print(
         "| | torch | ours | our kernels | an empty Function | torch / ours |\n|---|---:|---:|---:|---:|---:|"
     )
-    for shape in SHAPES:
+    given = [tuple(int(size) for size in text.split(",")) for text in sys.argv[1:]]
+    for shape in given or SHAPES:
         for part, functions in calls(shape).items():
             found = measure(functions, part == "training")
             columns = ("torch", "ours", "our kernels", "an empty Function")
