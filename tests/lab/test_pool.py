@@ -115,6 +115,17 @@ def test_a_worker_lives_only_as_long_as_its_driver(parent):
     assert done.returncode == (7 if parent == "this process" else 1)
 
 
+def test_ctrl_c_is_left_to_the_driver():
+    code = (
+        "import os, signal; from batchnorm.lab import pool; pool._follow(os.getppid()); "
+        "os.kill(os.getpid(), signal.SIGINT); print('went on')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "went on\n"), ended.stderr
+
+
 def test_every_worker_is_watched_before_it_gets_work(monkeypatch):
     given = {}
 
@@ -129,7 +140,7 @@ def test_every_worker_is_watched_before_it_gets_work(monkeypatch):
     tasks = [Task("none", None, 0.1, seed) for seed in range(2)]
     with pytest.raises(InterruptedError):
         list(pool.run_all(tiny.config(), tasks, tiny.dataset(), [0], 2))
-    assert given["initializer"] is pool._end_with
+    assert given["initializer"] is pool._follow
     assert given["initargs"] == (os.getpid(),)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 import threading
 import time
 import warnings
@@ -112,7 +113,7 @@ def in_processes(calls: Iterable[Callable[[], T]], jobs: int, or_else: str | Non
         return_as="generator_unordered",
         batch_size=1,
         backend="loky",
-        initializer=_end_with,
+        initializer=_follow,
         initargs=(os.getpid(),),
     )
     with warnings.catch_warnings(), _silent_tracker():
@@ -211,8 +212,17 @@ class Packed:
         return replace(self.rest, train=train, validation=validation, test=test)
 
 
+def _follow(driver: int) -> None:
+    """Run first in each worker: it ends when the driver says so or has died, and by nothing else.
+
+    Ctrl-C reaches every process of a terminal, and a worker that it meets between two calls writes a traceback.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(driver)
+
+
 def _end_with(driver: int) -> None:
-    """Run first in each worker: let it end when the driver that started it has died, kill -9 included."""
+    """Let this process end when the driver that started it has died, kill -9 included."""
     threading.Thread(target=_watch, args=(driver,), daemon=True).start()
 
 

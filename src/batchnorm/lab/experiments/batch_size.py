@@ -167,6 +167,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(130.0, 600.0),
+    seconds=(160.0, 740.0),
     uses_data=True,
 )

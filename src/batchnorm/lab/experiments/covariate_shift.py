@@ -325,6 +325,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(110.0, 600.0),
+    seconds=(130.0, 700.0),
     uses_data=True,
 )

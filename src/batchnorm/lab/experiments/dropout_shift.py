@@ -294,7 +294,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(50.0, 250.0),
+    seconds=(54.0, 270.0),
     seeds=(5, 10),
     uses_data=True,
 )

@@ -273,7 +273,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(130.0, 400.0),
+    seconds=(75.0, 110.0),
     seeds=(10, 10),
     uses_data=True,
 )  # fmt: skip

@@ -146,7 +146,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(68.0, 300.0),
+    seconds=(44.0, 200.0),
     seeds=(6, 12),
     uses_data=True,
 )

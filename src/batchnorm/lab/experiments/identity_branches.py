@@ -177,6 +177,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(130.0, 550.0),
+    seconds=(210.0, 890.0),
     uses_data=True,
 )

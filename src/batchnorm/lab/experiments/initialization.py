@@ -199,6 +199,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(1.2, 5.0),
+    seconds=(0.8, 5.0),
     seeds=(5, 20),
 )  # fmt: skip

@@ -263,6 +263,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(80.0, 350.0),
+    seconds=(38.0, 170.0),
     uses_data=True,
 )

@@ -246,7 +246,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(120.0, 200.0),
+    seconds=(80.0, 135.0),
     seeds=(6, 10),
     uses_data=True,
 )

@@ -169,7 +169,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(100.0, 580.0),
+    seconds=(35.0, 200.0),
     seeds=(6, 8),
     uses_data=True,
 )  # fmt: skip

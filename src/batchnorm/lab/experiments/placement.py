@@ -257,7 +257,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(90.0, 450.0),
+    seconds=(40.0, 200.0),
     seeds=(5, 10),
     uses_data=True,
 )  # fmt: skip

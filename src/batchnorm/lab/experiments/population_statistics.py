@@ -266,5 +266,5 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(1.1, 2.0),
+    seconds=(1.2, 2.0),
 )

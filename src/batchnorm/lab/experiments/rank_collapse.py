@@ -184,5 +184,5 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(11.0, 18.0),
+    seconds=(10.0, 18.0),
 )

@@ -231,7 +231,7 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(5.0, 10.0),
+    seconds=(2.2, 4.4),
     seeds=(5, 10),
     uses_data=True,
 )

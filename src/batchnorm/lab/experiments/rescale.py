@@ -126,6 +126,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(75.0, 320.0),
+    seconds=(110.0, 470.0),
     uses_data=True,
 )

@@ -312,6 +312,6 @@ EXPERIMENT = Experiment(
     run=run,
     verdict=verdict,
     figures=figures,
-    seconds=(130.0, 900.0),
+    seconds=(110.0, 780.0),
     uses_data=True,
 )
