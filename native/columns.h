@@ -3,6 +3,8 @@
 #ifndef BATCHNORM_COLUMNS_H
 #define BATCHNORM_COLUMNS_H
 
+#include <type_traits>
+
 #include "pairs.h"
 #include "several.h"
 #include "simd.h"
@@ -85,7 +87,7 @@ BN_INLINE void for_rows_at_once(int64_t first, int64_t last, int64_t, Tail lanes
 }
 
 // Call the function that column(i, lanes) returns for rows `stride` apart, with the lanes of what it takes at once: one row
-// where `singly`. kTwice: it may run twice on a value, as in for_vectors_twice.
+// where `singly`. kTwice: it may run twice on a value, as in for_values_twice.
 template <class T, bool kTwice, int kAtOnce, class Column>
 BN_INLINE void for_columns(int64_t rows, int64_t stride, int64_t block, int64_t width, bool singly, Column column) {
   // Apart, or a processor that takes one row pays for the registers of four.

@@ -94,7 +94,8 @@ template <class T, class Body> BN_INLINE void for_pairs(int64_t n, Body body) {
   for_vectors<S>(n - i, [&](int64_t j, auto lanes) __attribute__((always_inline)) { body(i + j, lanes); });
 }
 
-// for_vectors_twice, with so many vectors at once, and in pairs where the type has them.
+// The same, with so many vectors at once, for a body that may run twice on a value: what is left is done with the values
+// before it as a whole vector, since storing part of one is slow. So nothing may be stored where a body reads.
 template <class T, int kAtOnce, class Body> BN_INLINE void for_values_twice(int64_t n, Body body) {
   int64_t i = 0;
   auto take = [&](auto lanes) __attribute__((always_inline)) {

@@ -323,17 +323,6 @@ template <class S, class Body> BN_INLINE void for_vectors(int64_t n, Body body) 
   if (i < n) body(i, Tail{int(n - i)});
 }
 
-// The same for a body that may run twice on a value: what is left is done with the values before it as a whole vector,
-// since storing part of one is slow. So nothing may be stored where a body reads.
-template <class S, class Body> BN_INLINE void for_vectors_twice(int64_t n, Body body) {
-  constexpr int64_t W = kLanes<S>;
-  if (n < W) {
-    if (n > 0) body(0, Tail{int(n)});
-    return;
-  }
-  for (int64_t i = 0; i < n; i += W) body(i + W > n ? n - W : i, Whole{});
-}
-
 // Ask for what the next block needs: processors do not foresee rows that lie far apart. Past the end it does no harm.
 template <class T> BN_INLINE void prefetch(const T *at) { __builtin_prefetch(at); }
 
