@@ -78,7 +78,7 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     Pieces pieces(scratch.memory() + thread * each);
     Numbers<S> numbers(pieces, width);
     numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
-    numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+    numbers.place(call, sizeof(T), tensors_of(call, steps));
     auto sums_by = [&](int who) { return (Sums *)(partial + who * for_sums); };
     auto set_numbers = [&](int64_t c, int64_t at) { numbers.set(call, c, at, call.mean[c], call.invstd[c]); };
     S *const keeps = for_dy ? (S *)(dy + thread * for_dy) : nullptr;
@@ -131,8 +131,9 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
 // Over rows it stays in the gradient that is written at last, if that holds all its digits. From a gradient beyond the
 // caches it would take longer to read than to compute.
 template <class T>
-static T *kept_in_gradient(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels, bool past_caches) {
-  if (!kernels.input_rows_of_dy || !steps.sums || !steps.input || past_caches) return nullptr;
+static T *kept_in_gradient(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels) {
+  if (!kernels.input_rows_of_dy || !steps.sums || !steps.input) return nullptr;
+  if (past_caches(call, sizeof(T), tensors_of(call, steps))) return nullptr;
   return (T *)(call.grad_residual ? call.grad_residual : call.output);
 }
 
@@ -140,20 +141,20 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
   using S = Compute<T>;
   const int asked = useful_threads(call);
   const RowsPlan plan = rows_plan(call, sizeof(T), kLanes<S>, tensors_of(call, steps), steps.sums && steps.input, asked);
-  const bool few = call.channels <= kFewChannels, past = past_caches(call, sizeof(T), tensors_of(call, steps));
+  const bool few = call.channels <= kFewChannels;
   const int64_t for_sums = Pieces::bytes<double>(plan.width), for_numbers = Numbers<S>::bytes(plan.width);
   Scratch scratch(2 * asked * for_sums + (few ? asked : 1) * for_numbers);
   if (!scratch.memory()) return -1;
   char *const for_all = scratch.memory() + 2 * asked * for_sums;
   const double count = values_of_channel(call);
   const S parameter = S(call.act_parameter);
-  T *const keeps = kept_in_gradient<T>(call, steps, kernels, past);
+  T *const keeps = kept_in_gradient<T>(call, steps, kernels);
 
   on_team(asked, [&](int thread, int threads) {
     Pieces of_thread(for_all + (few ? thread * for_numbers : 0));
     Numbers<S> numbers(of_thread, plan.width);
     numbers.through_statistics = call.flags & BN_BATCH_STATISTICS;
-    numbers.past_caches = past;
+    numbers.place(call, sizeof(T), tensors_of(call, steps));
     const RowsPart rows = rows_part(call, plan, thread, threads);
     auto sums_by = [&](int who, int which) { return (double *)(scratch.memory() + (2 * who + which) * for_sums); };
     auto set_numbers = [&](int64_t begin, int64_t end) {
@@ -164,11 +165,11 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
     auto sum = [&](int64_t begin, int64_t end) {
       double *dy = sums_by(thread, 0) + begin, *dy_xhat = sums_by(thread, 1) + begin;
       for (int64_t at = 0; at < (end - begin) * plan.fold; ++at) dy[at] = dy_xhat[at] = 0;
-      for_rows(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t many, int64_t width) {
+      for_rows(plan, rows, (end - begin) * plan.fold, [&](int64_t row, const Rows &part) {
         const int64_t from = row * plan.width + begin;
         kernels.moments_rows((const T *)call.grad_output + from, (const T *)call.x + from,
-                             offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row), many,
-                             plan.width, width, numbers, begin, parameter, offset_by<T>(keeps, from), dy, dy_xhat);
+                             offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row), part,
+                             numbers, begin, parameter, offset_by<T>(keeps, from), dy, dy_xhat);
       });
     };
     auto finish = [&](int64_t begin, int64_t end, int first, int last, bool writes) {
@@ -187,12 +188,12 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
       }
     };
     auto input = [&](int64_t begin, int64_t end) {
-      for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t many, int64_t width) {
+      for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, const Rows &part) {
         const int64_t from = row * plan.width + begin;
         const auto kernel = keeps ? kernels.input_rows_of_dy : kernels.input_rows;
         kernel(keeps ? keeps + from : (const T *)call.grad_output + from, (const T *)call.x + from,
                offset_by<T>(call.second, from), offset_by<const uint8_t>(call.mask, row), offset_by<T>(call.output, from),
-               offset_by<T>(call.grad_residual, from), many, plan.width, width, numbers, begin, parameter);
+               offset_by<T>(call.grad_residual, from), part, numbers, begin, parameter);
       });
     };
     if (plan.by_columns) {

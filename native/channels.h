@@ -51,6 +51,7 @@ template <class S> struct Numbers {
   S *high, *scale, *shift, *invstd, *offset, *slope, *base;
   bool through_statistics = false;  // else mean and invstd are constants: dx = scale * dy, whatever x is
   bool past_caches = false;         // outputs are larger than the caches: write them to memory
+  bool far = false;                 // outputs may be far away: ask for their lines ahead
   static constexpr int kArrays = 7;
   Numbers(Pieces &pieces, int64_t channels) {
     S **arrays[kArrays] = {&high, &scale, &shift, &invstd, &offset, &slope, &base};
@@ -58,6 +59,10 @@ template <class S> struct Numbers {
   }
   static int64_t bytes(int64_t channels) { return kArrays * Pieces::bytes<S>(channels); }
 
+  void place(const bn_call &call, int64_t value_bytes, int tensors) {
+    past_caches = BN_ISA::past_caches(call, value_bytes, tensors);
+    far = far_away(call, value_bytes, tensors);
+  }
   void set(const bn_call &call, int64_t channel, int64_t at, double mean, double invstd_of_channel) {
     double weight = call.weight ? read_number(call.weight, call.parameter_type, channel) : 1.0;
     double bias = call.bias ? read_number(call.bias, call.parameter_type, channel) : 0.0;

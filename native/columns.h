@@ -11,14 +11,25 @@
 
 namespace BN_ISA {
 
-// Rows in which the channels lie side by side are worked on in blocks, a vector of channels at a time: what a kernel reads
-// of its channels is read once a block. Of long rows a block takes fewer: it goes through memory in its order, and finds
-// what it has asked for in the first-level cache, of which rows a power of two apart share one corner. More rows than
-// kMostRows must not be one block: a lane sums them before they become doubles (see TwoSums).
+// Rows `stride` values apart, and `width` channels of each, which lie side by side.
+struct Rows {
+  int64_t count, stride, width;
+  bool along;  // they share a corner of the caches: take them one after the other
+};
+
+// Rows are worked on in blocks, a vector of channels at a time: what a kernel reads of its channels is read once a block. Of
+// long rows a block takes fewer: it goes through memory in its order, and finds what it has asked for in the first-level
+// cache. Of rows that share one corner of it there is no room for a block and what is asked for ahead: a block is one row.
+// More rows than kMostRows must not be one block: a lane sums them before they become doubles (see TwoSums).
 constexpr int64_t kMostRows = 16, kFewestRows = 4, kBytesOfBlock = 8192;
-BN_INLINE int64_t rows_of_block(int64_t row_bytes) {
-  const int64_t rows = kBytesOfBlock / row_bytes;
-  return rows < kFewestRows ? kFewestRows : rows > kMostRows ? kMostRows : rows / kFewestRows * kFewestRows;
+struct Block {
+  int64_t rows, ahead;  // values from a row to the one to ask for meanwhile
+};
+template <class T> BN_INLINE Block block_of(const Rows &rows, bool along, int64_t rows_along = 1) {
+  const int64_t fit = kBytesOfBlock / (rows.stride * int64_t(sizeof(T)));
+  if (along) return {rows_along, (fit < rows_along ? rows_along : fit) * rows.stride};
+  const int64_t size = fit < kFewestRows ? kFewestRows : fit > kMostRows ? kMostRows : fit / kFewestRows * kFewestRows;
+  return {size, size * rows.stride};
 }
 
 // A column writes into each of several rows before it comes back to the first one. Past the caches go halves of lines at least:
@@ -86,21 +97,21 @@ BN_INLINE void for_rows_at_once(int64_t first, int64_t last, int64_t, Tail lanes
   for (int64_t row = first; row < last; ++row) take(row, lanes);
 }
 
-// Call the function that column(i, lanes) returns for rows `stride` apart, with the lanes of what it takes at once: one row
+// Call the function that column(i, lanes) returns for rows, in blocks, with the lanes of what it takes at once: one row
 // where `singly`. kTwice: it may run twice on a value, as in for_values_twice.
 template <class T, bool kTwice, int kAtOnce, class Column>
-BN_INLINE void for_columns(int64_t rows, int64_t stride, int64_t block, int64_t width, bool singly, Column column) {
+BN_INLINE void for_columns(const Rows &rows, int64_t block, bool singly, Column column) {
   // Apart, or a processor that takes one row pays for the registers of four.
   auto work = [&](auto at_once) __attribute__((always_inline)) {
-    for (int64_t first = 0; first < rows; first += block) {
-      const int64_t last = rows - first < block ? rows : first + block;
+    for (int64_t first = 0; first < rows.count; first += block) {
+      const int64_t last = rows.count - first < block ? rows.count : first + block;
       auto take = [&](int64_t i, auto lanes) __attribute__((always_inline)) {
-        for_rows_at_once<at_once.value>(first, last, stride, lanes, column(i, lanes));
+        for_rows_at_once<at_once.value>(first, last, rows.stride, lanes, column(i, lanes));
       };
       if constexpr (kTwice)
-        for_values_twice<T, 1>(width, take);
+        for_values_twice<T, 1>(rows.width, take);
       else
-        for_pairs<T>(width, take);
+        for_pairs<T>(rows.width, take);
     }
   };
   if (kAtOnce > 1 && !singly) return work(Count<kAtOnce>{});

@@ -66,7 +66,7 @@ static inline int64_t channels_of_block(const bn_call &call, int64_t value_bytes
   return most(1, least(16, kBlockBytes / most(1, call.outer * call.inner * value_bytes * tensors_read)));
 }
 
-constexpr int64_t kLongRun = 256;  // bytes
+constexpr int64_t kLongRun = 160;  // bytes
 
 // With given statistics nothing holds a channel together: long runs are taken in the order of memory.
 template <class T> static int normalize_in_order(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
@@ -75,9 +75,9 @@ template <class T> static int normalize_in_order(const bn_call &call, ForwardSte
   if (!scratch.memory()) return -1;
   Pieces pieces(scratch.memory());
   Numbers<S> numbers(pieces, call.channels);
-  numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+  numbers.place(call, sizeof(T), tensors_of(call, steps));
   for (int64_t c = 0; c < call.channels; ++c) numbers.set(call, c, c, call.mean[c], call.invstd[c]);
-  const Runs run = {1, call.inner, 0, 0};
+  const Runs run = {1, call.inner, 0, call.inner};
   on_team(useful_threads(call), [&](int thread, int threads) {
     const int64_t runs = call.outer * call.channels;
     for (int64_t at = share(runs, thread, threads); at < share(runs, thread + 1, threads); ++at) {
@@ -109,7 +109,7 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
     const Runs runs = runs_of(call, part);
     Pieces pieces(scratch.memory() + thread * each);
     Numbers<S> numbers(pieces, width);
-    numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+    numbers.place(call, sizeof(T), tensors_of(call, steps));
     const Anchors anchors = steps.statistics ? find_anchors(call, part) : Anchors{};
     const double count = steps.statistics ? double(valid_positions(call, part)) : 0.0;
     auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };

@@ -27,19 +27,19 @@ static inline RowsPart rows_part(const bn_call &call, const RowsPlan &plan, int 
   return rows;
 }
 
-// Call body(row, rows, width) for the whole rows, and for the part of one that is left over.
+// Call body(first, rows) for the whole rows, of which it starts at the first, and for the part of one that is left over.
 template <class Body> static void for_rows(const RowsPlan &plan, const RowsPart &rows, int64_t width, Body body) {
-  body(rows.begin, rows.end - rows.begin, width);
-  if (rows.leftover) body(plan.rows, int64_t(1), plan.leftover);
+  body(rows.begin, Rows{rows.end - rows.begin, plan.width, width, plan.along});
+  if (rows.leftover) body(plan.rows, Rows{1, plan.width, plan.leftover, false});
 }
 
 // The same in blocks from the last to the first: what was read last is still near.
 template <class Body> static void for_rows_backwards(const RowsPlan &plan, const RowsPart &rows, int64_t width, Body body) {
-  if (rows.leftover) body(plan.rows, int64_t(1), plan.leftover);
+  if (rows.leftover) body(plan.rows, Rows{1, plan.width, plan.leftover, false});
   const int64_t block = most(4, (1 << 14) / width / 4 * 4);
   for (int64_t end = rows.end; end > rows.begin;) {
     const int64_t begin = most(rows.begin, end - block);
-    body(begin, end - begin, width);
+    body(begin, Rows{end - begin, plan.width, width, plan.along});
     end = begin;
   }
 }
@@ -98,9 +98,9 @@ template <class T> class RowsMoments {
   void sum(int64_t begin, int64_t end) {
     const int64_t width = (end - begin) * plan_.fold;
     for (int64_t at = 0; at < width; ++at) sum_a_[at] = sum_b_[at] = 0;
-    for_rows(plan_, rows_, width, [&](int64_t row, int64_t rows, int64_t wide) {
-      moments_rows((const T *)call_.x + row * plan_.width + begin, call_.mask ? call_.mask + row : nullptr, rows,
-                   plan_.width, wide, rough_, sum_a_, sum_b_);
+    for_rows(plan_, rows_, width, [&](int64_t row, const Rows &part) {
+      moments_rows((const T *)call_.x + row * plan_.width + begin, call_.mask ? call_.mask + row : nullptr, part,
+                   rough_, sum_a_, sum_b_);
     });
   }
 
@@ -143,7 +143,7 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
     RowsMoments<T> moments(call, plan, rows, anchors, count, pieces);
     Pieces of_thread(for_all + (few ? thread * for_numbers : 0));
     Numbers<S> numbers(of_thread, plan.width);
-    numbers.past_caches = past_caches(call, sizeof(T), tensors_of(call, steps));
+    numbers.place(call, sizeof(T), tensors_of(call, steps));
     auto found_by = [&](int who) { return (PartialMoments *)(partial + who * for_moments); };
     auto set_numbers = [&](int64_t begin, int64_t end, int parts, bool writes) {
       for (int64_t c = begin; c < end; ++c) {
@@ -162,11 +162,11 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
       }
     };
     auto normalize = [&](int64_t begin, int64_t end) {
-      for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, int64_t count, int64_t width) {
+      for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, const Rows &part) {
         const int64_t from = row * plan.width + begin;
         kernels.rows((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
-                     call.mask ? call.mask + row : nullptr, (T *)call.output + from, count, plan.width, width, numbers,
-                     begin, S(call.act_parameter));
+                     call.mask ? call.mask + row : nullptr, (T *)call.output + from, part, numbers, begin,
+                     S(call.act_parameter));
       });
     };
     if (plan.by_columns) {

@@ -42,12 +42,21 @@ constexpr int64_t kLevel3Bytes = 32 << 20;
 
 constexpr int64_t kLineBytes = 64;
 
+static inline int64_t bytes_of(const bn_call &call, int64_t value_bytes, int tensors) {
+  return call.outer * call.channels * call.inner * value_bytes * tensors;
+}
+
+// Whether the lines that a call writes may lie so far from its core that it should ask for them ahead, as for what it reads.
+static inline bool far_away(const bn_call &call, int64_t value_bytes, int tensors) {
+  return bytes_of(call, value_bytes, tensors) > kLevel3Bytes / 4;
+}
+
 // Whether a call's tensors are too large to find its outputs in a cache later: then writing past the caches saves reading
 // the lines first, a third of the traffic (docs/decisions/0008-large-outputs.md). Of lines that two runs or rows share a part
 // would go past and a part would not, which takes twice as long as writing all of them the ordinary way.
 static inline bool past_caches(const bn_call &call, int64_t value_bytes, int tensors) {
   const int64_t run_bytes = (call.inner == 1 ? call.channels : call.inner) * value_bytes;
-  return run_bytes % kLineBytes == 0 && call.outer * call.channels * call.inner * value_bytes * tensors > kLevel3Bytes;
+  return run_bytes % kLineBytes == 0 && bytes_of(call, value_bytes, tensors) > kLevel3Bytes;
 }
 
 // Run body(thread, threads) on a team. The runtime may give fewer threads than asked for.
@@ -109,13 +118,14 @@ struct RowsPlan {
   int64_t block;           // columns worked on together
   int64_t fold, width;     // width = fold * channels
   int64_t rows, leftover;  // whole folded rows, and channels * rows that do not fill one
+  bool along;              // rows share a corner of the caches, and come from far away
 };
 
 constexpr int64_t kBytesInOneCorner = 2048;
 
 static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, bool reads_twice,
                                  int threads) {
-  RowsPlan plan = {false, call.channels, 1, call.channels, call.outer, 0};
+  RowsPlan plan = {false, call.channels, 1, call.channels, call.outer, 0, false};
   const int64_t row_bytes = call.channels * value_bytes, narrowest = 2 * lanes;
   const int64_t most_columns = level2_bytes() / 2 / most(1, call.outer * value_bytes * tensors) / narrowest * narrowest;
   // Of rows that lie some powers of two apart a column would find room in one corner of the caches only; and where rows do
@@ -128,6 +138,7 @@ static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int l
     plan.block = ((of_thread + blocks - 1) / blocks + narrowest - 1) / narrowest * narrowest;
     return plan;
   }
+  plan.along = row_bytes % kBytesInOneCorner == 0 && far_away(call, value_bytes, tensors);
   const int64_t filled = 4 * lanes;
   if (!call.mask && call.channels < 2 * filled && call.channels % filled != 0) {
     int64_t fold = 1;

@@ -82,11 +82,14 @@ static __attribute__((noinline)) void grad_input_runs(const T *grad_output, cons
   const V offset = splat(numbers.offset[channel]), slope = splat(numbers.slope[channel]);
   const V base = splat(numbers.base[channel]);
   const bool through_statistics = numbers.through_statistics, past = numbers.past_caches;
+  const bool far = numbers.far && !past && grad_x;
+  const Ahead ahead_of(runs, sizeof(T));
   auto work = [&](auto masked) __attribute__((always_inline)) {
     for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
-      const int64_t from = run * runs.stride;
+      const int64_t from = run * runs.stride, ahead = ahead_of.backwards(run);
       for_values_twice<T, Act::kAtOnce>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
         const int64_t at = from + i;
+        if (far) prefetch(grad_x + at + ahead);
         auto value = load(x + at, lanes, high), grad = loaded(load(grad_output + at, lanes, V{}));
         decltype(value) other{}, xhat{};
         if constexpr (kReadsSecond<Act, kSecond>) other = load(second + at, lanes, V{});
@@ -130,21 +133,20 @@ static __attribute__((noinline)) void grad_input_runs_of_dy(const Compute<T> *ke
     });
 }
 
-// As grad_input_runs, over rows `stride` apart and `width` channels of each. kKept: grad_output is a gradient that is written
-// here too, and holds dy.
+// As grad_input_runs, over rows. kKept: grad_output is a gradient that is written here too, and holds dy.
 template <class T, class Act, bool kSecond, bool kKept = false>
 static __attribute__((noinline)) void grad_input_rows(const T *grad_output, const T *x, const T *second,
-                                                      const uint8_t *mask, T *grad_x, T *grad_residual, int64_t rows,
-                                                      int64_t stride, int64_t width,
+                                                      const uint8_t *mask, T *grad_x, T *grad_residual, const Rows &rows,
                                                       const Numbers<Compute<T>> &numbers, int64_t at,
                                                       Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
   const bool through_statistics = numbers.through_statistics, past = kMayStream<T> && numbers.past_caches;
-  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  const bool singly = mask || past;
+  const bool singly = mask || past, far = numbers.far && !past && grad_x;
   constexpr int kAtOnce = kKept ? 1 : Act::template kRowsAtOnce<T>;
-  for_columns<T, !kKept, kAtOnce>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+  const Block block = block_of<T>(rows, past || (rows.along && kAtOnce == 1));
+  const int64_t stride = rows.stride, ahead = block.ahead;
+  for_columns<T, !kKept, kAtOnce>(rows, block.rows, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
     const auto high = channels_of(numbers.high + at + i, whole), scale = channels_of(numbers.scale + at + i, whole);
     const auto shift = channels_of(numbers.shift + at + i, whole), invstd = channels_of(numbers.invstd + at + i, whole);
     const auto offset = channels_of(numbers.offset + at + i, whole), slope = channels_of(numbers.slope + at + i, whole);
@@ -159,6 +161,7 @@ static __attribute__((noinline)) void grad_input_rows(const T *grad_output, cons
       if (mask && !mask[row]) return write(N{}, N{}, whole);
       prefetch(x + later, lanes);
       prefetch(grad_output + later, lanes);
+      if (far) prefetch(grad_x + later, lanes);
       const auto middle = over(lanes, high), steep = over(lanes, scale);
       auto value = load(x + from, lanes, V{}), grad = loaded(load(grad_output + from, lanes, V{}));
       decltype(value) other{}, xhat{};
@@ -180,10 +183,10 @@ template <class T> struct GradientKernels {
   void (*input_runs)(const T *, const T *, const T *, const uint8_t *, T *, T *, const Runs &, const Numbers<S> &,
                      int64_t, S);
   void (*input_runs_of_dy)(const S *, const T *, const uint8_t *, T *, T *, const Runs &, const Numbers<S> &, int64_t);
-  void (*moments_rows)(const T *, const T *, const T *, const uint8_t *, int64_t, int64_t, int64_t, const Numbers<S> &,
-                       int64_t, S, T *, double *, double *);
-  using InputRows = void (*)(const T *, const T *, const T *, const uint8_t *, T *, T *, int64_t, int64_t, int64_t,
-                             const Numbers<S> &, int64_t, S);
+  void (*moments_rows)(const T *, const T *, const T *, const uint8_t *, const Rows &, const Numbers<S> &, int64_t, S, T *,
+                       double *, double *);
+  using InputRows = void (*)(const T *, const T *, const T *, const uint8_t *, T *, T *, const Rows &, const Numbers<S> &,
+                             int64_t, S);
   InputRows input_rows, input_rows_of_dy;  // the second as grad_input_rows with kKept
 };
 

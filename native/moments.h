@@ -55,6 +55,9 @@ struct Ahead {
   BN_MEMBER int64_t operator()(int64_t run) const {
     return run + by < count ? by * stride : (by - count) * stride + next_channel;
   }
+  BN_MEMBER int64_t backwards(int64_t run) const {
+    return run >= by ? -by * stride : (count - by) * stride + next_channel;
+  }
 };
 
 // Call term(at, mask_at, lanes, a, b) for all values of the runs, where it adds to a and b; for four vectors at once, or for

@@ -21,11 +21,13 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   using S = Compute<T>;
   using V = Vector<S>;
   const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
-  const bool past = numbers.past_caches;
+  const bool past = numbers.past_caches, far = numbers.far && !past;
+  const Ahead ahead_of(runs, sizeof(T));
   auto work = [&](auto masked) __attribute__((always_inline)) {
     for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
-      const int64_t from = run * runs.stride;
+      const int64_t from = run * runs.stride, ahead = ahead_of.backwards(run);
       for_values_twice<T, Act::kAtOnce>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
+        if (far) prefetch(y + from + i + ahead);
         auto z = pre_activation(load(x + from + i, lanes, high), high, scale, shift);
         if constexpr (kResidual) z += load(residual + from + i, lanes, V{});
         auto out = Act::forward(z, parameter);
@@ -37,24 +39,26 @@ static __attribute__((noinline)) void normalize_runs(const T *x, const T *residu
   mask ? work(Count<1>{}) : work(Count<0>{});
 }
 
-// Rows `stride` apart, `width` channels of each.
+// The same over rows.
 template <class T, class Act, bool kResidual>
 static __attribute__((noinline)) void normalize_rows(const T *x, const T *residual, const uint8_t *mask, T *y,
-                                                     int64_t rows, int64_t stride, int64_t width,
-                                                     const Numbers<Compute<T>> &numbers, int64_t at,
+                                                     const Rows &rows, const Numbers<Compute<T>> &numbers, int64_t at,
                                                      Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const bool past = kMayStream<T> && numbers.past_caches;
-  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
+  const bool past = kMayStream<T> && numbers.past_caches, far = numbers.far && !past;
+  constexpr int kAtOnce = Act::template kRowsAtOnce<T>;
+  const Block block = block_of<T>(rows, rows.along && kAtOnce == 1);
+  const int64_t stride = rows.stride, ahead = block.ahead;
   const bool singly = mask || past;  // a mask is asked of each row, and past the caches several rows at once are slower
-  for_columns<T, true, Act::template kRowsAtOnce<T>>(rows, stride, block, width, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+  for_columns<T, true, kAtOnce>(rows, block.rows, singly, [&](int64_t i, auto whole) __attribute__((always_inline)) {
     const auto high = channels_of(numbers.high + at + i, whole), scale = channels_of(numbers.scale + at + i, whole);
     const auto shift = channels_of(numbers.shift + at + i, whole);
     return [=](int64_t row, auto lanes) __attribute__((always_inline)) {
       const int64_t from = row * stride + i, later = from + ahead;
       if (mask && !mask[row]) return store(y + from, Several<V, decltype(whole)>{}, whole, past);
       prefetch(x + later, lanes);
+      if (far) prefetch(y + later, lanes);
       if (kResidual) prefetch(residual + later, lanes);
       auto z = pre_activation(load(x + from, lanes, V{}), over(lanes, high), over(lanes, scale), over(lanes, shift));
       if constexpr (kResidual) z += load(residual + from, lanes, V{});
@@ -66,8 +70,8 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
 template <class T> struct NormalizeKernels {
   void (*runs)(const T *, const T *, const uint8_t *, T *, const Runs &, const Numbers<Compute<T>> &, int64_t,
                Compute<T>);
-  void (*rows)(const T *, const T *, const uint8_t *, T *, int64_t, int64_t, int64_t, const Numbers<Compute<T>> &,
-               int64_t, Compute<T>);
+  void (*rows)(const T *, const T *, const uint8_t *, T *, const Rows &, const Numbers<Compute<T>> &, int64_t,
+               Compute<T>);
 };
 
 }  // namespace BN_ISA

@@ -30,14 +30,14 @@ template <class V> BN_INLINE void add_lanes(double *to, V v, Tail tail) {
 // reads of its channels in registers. Cheap ones run two vectors of channels at once, which keeps the adders busy, costly ones kAtOnce
 // rows.
 template <class T, int kAtOnce, class Column>
-BN_INLINE void sum_rows(int64_t rows, int64_t stride, int64_t block, int64_t width, const uint8_t *mask, double *sum_a,
-                        double *sum_b, Column column) {
+BN_INLINE void sum_rows(const Rows &rows, int64_t block, const uint8_t *mask, double *sum_a, double *sum_b, Column column) {
   using S = Compute<T>;
   using V = Vector<S>;
   constexpr int W = kLanes<S>;
   constexpr bool kCheap = kAtOnce == 0 && !kPaired<T>;
-  for (int64_t first = 0; first < rows; first += block) {
-    const int64_t last = least(rows, first + block);
+  const int64_t width = rows.width;
+  for (int64_t first = 0; first < rows.count; first += block) {
+    const int64_t last = least(rows.count, first + block);
     int64_t i = 0;
     for (; kCheap && i + 2 * W <= width; i += 2 * W) {
       const auto add_left = column(i, Whole{}), add_right = column(i + W, Whole{});
@@ -59,7 +59,7 @@ BN_INLINE void sum_rows(int64_t rows, int64_t stride, int64_t block, int64_t wid
         for (int64_t row = first; row < last; ++row)
           if (mask[row]) add(row, whole, a, b);
       } else {
-        for_rows_at_once<kAtOnce>(first, last, stride, whole, [&](int64_t row, auto lanes) __attribute__((always_inline)) {
+        for_rows_at_once<kAtOnce>(first, last, rows.stride, whole, [&](int64_t row, auto lanes) __attribute__((always_inline)) {
           add(row, lanes, a, b);
         });
       }
@@ -69,15 +69,46 @@ BN_INLINE void sum_rows(int64_t rows, int64_t stride, int64_t block, int64_t wid
   }
 }
 
-// Sums of x - rough and of its square; `rough` starts at the first of the `width` channels.
-template <class T>
-static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *mask, int64_t rows, int64_t stride,
-                                                   int64_t width, const Compute<T> *rough, double *sum_a,
-                                                   double *sum_b) {
+// The same along the rows, two at a time: what they sum waits in memory until kMostRows of them become doubles. Without a mask.
+constexpr int64_t kRowsAlong = 2;
+template <class T, class Column>
+BN_INLINE void sum_along(const Rows &rows, double *sum_a, double *sum_b, Column column) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
-  sum_rows<T, 0>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+  constexpr int64_t kMostWidth = 1024;  // sums and what is read stay in the first-level cache
+  alignas(BN_VECTOR_BYTES) S waits_a[kMostWidth], waits_b[kMostWidth];
+  for (int64_t left = 0; left < rows.width; left += kMostWidth)
+    for (int64_t first = 0; first < rows.count; first += kMostRows) {
+      const int64_t last = least(rows.count, first + kMostRows);
+      for (int64_t row = first; row < last; row += kRowsAlong) {
+        const int64_t end = least(last, row + kRowsAlong);
+        for_pairs<T>(least(kMostWidth, rows.width - left), [&](int64_t i, auto whole) __attribute__((always_inline)) {
+          const auto add = column(left + i, whole);
+          Several<V, decltype(whole)> a{}, b{};
+          if (row > first) a = kept(waits_a + i, whole), b = kept(waits_b + i, whole);
+          for (int64_t each = row; each < end; ++each) add(each, whole, a, b);
+          if (end == last) {
+            add_lanes(sum_a + left + i, a, whole);
+            add_lanes(sum_b + left + i, b, whole);
+          } else {
+            keep(waits_a + i, a, whole);
+            keep(waits_b + i, b, whole);
+          }
+        });
+      }
+    }
+}
+
+// Sums of x - rough and of its square; `rough` starts at the first of the rows' channels.
+template <class T>
+static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *mask, const Rows &rows,
+                                                   const Compute<T> *rough, double *sum_a, double *sum_b) {
+  using S = Compute<T>;
+  using V = Vector<S>;
+  const bool along = rows.along && !mask;
+  const Block block = block_of<T>(rows, along, kRowsAlong);
+  const int64_t stride = rows.stride, ahead = block.ahead;
+  auto column = [&](int64_t i, auto whole) __attribute__((always_inline)) {
     const auto around = channels_of(rough + i, whole);
     return [=](int64_t row, auto lanes, auto &a, auto &b) __attribute__((always_inline)) {
       const T *at = x + row * stride + i;
@@ -86,20 +117,24 @@ static __attribute__((noinline)) void moments_rows(const T *x, const uint8_t *ma
       a += apart;
       b = fma(apart, apart, b);
     };
-  });
+  };
+  if (along) return sum_along<T>(rows, sum_a, sum_b, column);
+  sum_rows<T, 0>(rows, block.rows, mask, sum_a, sum_b, column);
 }
 
 // Sums of dy and dy * xhat. A costly activation's dy stays in `keeps`, unless that is null.
 template <class T, class Act, bool kSecond>
 static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, const T *x, const T *second,
-                                                        const uint8_t *mask, int64_t rows, int64_t stride,
-                                                        int64_t width, const Numbers<Compute<T>> &numbers, int64_t at,
+                                                        const uint8_t *mask, const Rows &rows,
+                                                        const Numbers<Compute<T>> &numbers, int64_t at,
                                                         Compute<T> parameter, T *keeps, double *sum_a, double *sum_b) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const int64_t block = rows_of_block(stride * int64_t(sizeof(T))), ahead = block * stride;
   constexpr int kAtOnce = Act::kCheap ? 0 : Act::template kRowsAtOnce<T>;
-  sum_rows<T, kAtOnce>(rows, stride, block, width, mask, sum_a, sum_b, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+  const bool along = Act::kCheap && rows.along && !mask;
+  const Block block = block_of<T>(rows, along, kRowsAlong);
+  const int64_t stride = rows.stride, ahead = block.ahead;
+  auto column = [&](int64_t i, auto whole) __attribute__((always_inline)) {
     const auto high = channels_of(numbers.high + at + i, whole), scale = channels_of(numbers.scale + at + i, whole);
     const auto shift = channels_of(numbers.shift + at + i, whole), invstd = channels_of(numbers.invstd + at + i, whole);
     const auto offset = channels_of(numbers.offset + at + i, whole);
@@ -119,7 +154,10 @@ static __attribute__((noinline)) void grad_moments_rows(const T *grad_output, co
       add_rows(lanes, a, dy);
       add_rows(lanes, b, dy, fma(value - middle, over(lanes, invstd), over(lanes, offset)));
     };
-  });
+  };
+  if constexpr (Act::kCheap)
+    if (along) return sum_along<T>(rows, sum_a, sum_b, column);
+  sum_rows<T, kAtOnce>(rows, block.rows, mask, sum_a, sum_b, column);
 }
 
 }  // namespace BN_ISA

@@ -33,7 +33,7 @@ def test_seconds_a_call_are_those_of_the_clock():
 def test_a_block_lasts_long_enough_for_the_clock():
     machine = Machine()
     interleaved({"a": machine.call("a", 2e-6)}, Effort(budget=0, least=1, most=1), clock=machine.clock)
-    # The last two blocks are the first estimate and the one round, each with a call ahead that is not timed.
+    # The last two blocks are the first estimate and the one round, each with calls ahead that are not timed.
     assert len(machine.log) > 2 * (1e-3 / 2e-6)
 
 
@@ -45,14 +45,15 @@ def test_rounds_fill_the_budget_within_bounds(budget, rounds):
     assert {len(values) for values in times.values()} == {rounds}
 
 
-def test_a_call_that_is_not_timed_warms_the_caches_of_short_calls_only():
+def test_calls_that_are_not_timed_warm_the_caches_of_short_calls_only():
     machine = Machine()
-    calls = {"short": machine.call("short", 5e-3), "long": machine.call("long", 0.05)}
+    seconds = {"short": 2e-3, "middle": 4e-3, "long": 0.05}
+    calls = {name: machine.call(name, taken) for name, taken in seconds.items()}
     times = interleaved(calls, Effort(budget=0, least=2, most=2), clock=machine.clock)
     assert len(times["long"]) == 2
     # The first call and the one that calibrates, then the estimate and two rounds.
-    assert machine.log.count("long") == 2 + 3
-    assert machine.log.count("short") == 2 + 3 * 2
+    for name, ahead in (("short", 4), ("middle", 2), ("long", 0)):
+        assert machine.log.count(name) == 2 + 3 * (ahead + 1)
 
 
 def test_the_order_within_a_round_changes_from_round_to_round():

@@ -1,4 +1,4 @@
-"""Rows in which the channels lie side by side: several go through a costly activation at once, or one under a mask."""
+"""Rows in which the channels lie side by side: several at once of a costly activation, one under a mask, long ones in turn."""
 
 import pytest
 import torch
@@ -37,3 +37,32 @@ def test_every_row_gets_what_is_its_own(library, dtype, masked, act, shape) -> N
         torch.testing.assert_close(mine.double(), truth, rtol=rounding + 2e-6, atol=4e-6)
     for mine, truth in zip(found[3:], expected[3:], strict=True):
         torch.testing.assert_close(mine, truth, rtol=2e-6, atol=4e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("act", [None, "relu", "silu"])
+def test_long_rows_that_share_a_corner_of_the_caches(library, dtype, act) -> None:
+    """Each is 3 * 2048 bytes long, and all of them more than the 8 MB from which they are taken one after the other."""
+    channels = 3 * 2048 // dtype.itemsize
+    rows = (8 << 20) // (3 * 2048) + 11
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(rows, channels, generator=generator).add_(3).to(dtype) for _ in range(2))
+    low, high = (torch.linspace(-bound, bound, channels).double() for bound in (0.5, 2))
+    affine = Affine(1.5 + low, high, None, resolve(act), None)
+
+    def of_each_value(part: slice) -> list[torch.Tensor]:
+        per_channel = (3 + low, 1 + low, affine, 1)
+        y = native.normalize(x[part], *per_channel)
+        return [y, native.grad_input(grad[part], x[part], *per_channel, (high / 4, low / 2))[0]]
+
+    pieces = [slice(first, first + 64) for first in range(0, rows, 64)]
+    for found, expected in zip(of_each_value(slice(rows)), zip(*map(of_each_value, pieces), strict=True), strict=True):
+        assert torch.equal(found, torch.cat(expected))
+
+    batch = native.moments(x, None, 1)
+    torch.testing.assert_close(batch.mean, x.double().mean(0), rtol=1e-7, atol=0)
+    torch.testing.assert_close(batch.var, x.double().var(0, correction=0), rtol=1e-6, atol=0)
+    sums = native.grad_moments(grad, x, 3 + low, 1 + low, affine, 1)
+    exact = reference.grad_moments(grad.double(), x.double(), 3 + low, 1 + low, affine, 1)
+    for mine, truth in zip(sums, exact, strict=True):
+        torch.testing.assert_close(mine, truth, rtol=1e-6, atol=1e-5 * rows**0.5)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 __all__ = ["Effort", "Ratio", "geometric_mean", "interleaved", "medians", "ratio"]
 
 Clock = Callable[[], float]
-_SHORT = 10e-3  # a longer call evicts whatever a call before it could have warmed
+# Calls that go ahead of a block, as far as they fit into this time: a step over tensors that fill a cache finds them there
+# only the fourth time, and a longer call evicts whatever a call before it could have warmed.
+_WARMING, _MOST_AHEAD = 10e-3, 4
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def interleaved(
     """Seconds a call of each callable, one number a round.
 
     In every round each callable runs as one block of calls, the blocks in a new random order, so that what slows the
-    machine down for a while slows all of them. A block is long enough for the clock; a call before it, which is
-    not timed, brings what fits into the caches back.
+    machine down for a while slows all of them. A block is long enough for the clock; up to four short
+    calls before it, which are not timed, bring what fits into the caches back.
 
     Args:
         calls: what to time, by name.
@@ -100,20 +102,20 @@ def geometric_mean(values: Iterable[float]) -> float | None:
     return math.exp(statistics.fmean(logarithms)) if logarithms else None
 
 
-def _repeats(call: Callable[[], object], block: float, clock: Clock) -> tuple[int, bool]:
-    """Calls a block, and whether a call that is not timed goes ahead of it."""
+def _repeats(call: Callable[[], object], block: float, clock: Clock) -> tuple[int, int]:
+    """Calls a block, and how many that are not timed go ahead of it."""
     call()
     count = 1
     while True:
-        taken = _block(call, count, False, clock) * count
+        taken = _block(call, count, 0, clock) * count
         if taken >= block or count >= 1_000_000:
-            return count, taken / count < _SHORT
+            return count, min(_MOST_AHEAD, int(_WARMING / max(taken / count, 1e-9)))
         # The estimate aims a little high, and never trusts one short sample with more than a tenfold step.
         count = min(max(math.ceil(1.2 * count * block / max(taken, 1e-9)), count + 1), 10 * count)
 
 
-def _block(call: Callable[[], object], count: int, warm: bool, clock: Clock) -> float:
-    if warm:
+def _block(call: Callable[[], object], count: int, ahead: int, clock: Clock) -> float:
+    for _ in range(ahead):
         call()
     start = clock()
     for _ in range(count):

@@ -4,7 +4,6 @@ import struct
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from batchnorm.ops.shared_library import TYPES, load, require
 
@@ -14,6 +13,9 @@ __all__ = ["POOLED_BYTES", "empty_like", "trim"]
 POOLED_BYTES = 256 * 2**10
 # From here on glibc's malloc gives a block back to the system whenever it is freed.
 _HUGE_BYTES = 32 * 2**20
+
+# torch.utils.dlpack.from_dlpack without its questions, which take a quarter of a tensor where the caches hold values.
+_from_dlpack = torch._C._from_dlpack
 
 _PACK = [struct.Struct(f"@{2 * dims}q").pack for dims in range(9)]
 
@@ -32,7 +34,7 @@ def empty_like(x: Tensor) -> Tensor:
         capsule = library.functions.bn_empty(_PACK[dims](*shape, *x.stride()), dims, TYPES[x.dtype], size)
     except MemoryError:  # torch's allocator may find some, or says so in its own words
         return torch.empty_like(x)
-    return from_dlpack(capsule)
+    return _from_dlpack(capsule)
 
 
 def trim(keep_bytes: int = 0) -> int:
