@@ -1,4 +1,4 @@
-"""Large outputs: what a core finds far away is asked for ahead, and what no cache holds is written past them in whole vectors."""
+"""Large outputs: what is far from a core is asked for ahead, what no cache holds is written past them, in vectors."""
 
 import pytest
 import torch
@@ -14,7 +14,9 @@ FAR, PAST = 5 << 20, 12 << 20  # three are that far, and halves nearer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inner", [1, 4096])
 @pytest.mark.parametrize("offset", [0, 1])
-def test_a_large_tensor_gets_what_its_halves_get(library, monkeypatch, tensor_bytes, dtype, inner, offset) -> None:
+def test_a_large_tensor_gets_what_its_halves_get(
+    library, monkeypatch, tensor_bytes, dtype, inner, offset
+) -> None:
     def somewhere(like: Tensor) -> Tensor:
         return torch.full((like.numel() + offset,), 7.0, dtype=like.dtype)[offset:].view(like.shape)
 

@@ -1,4 +1,4 @@
-"""Rows in which the channels lie side by side: several at once of a costly activation, one under a mask, long ones in turn."""
+"""Rows of channels side by side: several at once of a costly activation, one under a mask, long ones in turn."""
 
 import pytest
 import torch
@@ -56,7 +56,9 @@ def test_long_rows_that_share_a_corner_of_the_caches(library, dtype, act) -> Non
         return [y, native.grad_input(grad[part], x[part], *per_channel, (high / 4, low / 2))[0]]
 
     pieces = [slice(first, first + 64) for first in range(0, rows, 64)]
-    for found, expected in zip(of_each_value(slice(rows)), zip(*map(of_each_value, pieces), strict=True), strict=True):
+    for found, expected in zip(
+        of_each_value(slice(rows)), zip(*map(of_each_value, pieces), strict=True), strict=True
+    ):
         assert torch.equal(found, torch.cat(expected))
 
     batch = native.moments(x, None, 1)

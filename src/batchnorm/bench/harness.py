@@ -11,8 +11,8 @@ from dataclasses import dataclass
 __all__ = ["Effort", "Ratio", "geometric_mean", "interleaved", "medians", "ratio"]
 
 Clock = Callable[[], float]
-# Calls that go ahead of a block, as far as they fit into this time: a step over tensors that fill a cache finds them there
-# only the fourth time, and a longer call evicts whatever a call before it could have warmed.
+# Calls that go ahead of a block, as far as they fit into this time: a step over tensors that fill a cache finds them
+# there only the fourth time, and a longer call evicts whatever a call before it could have warmed.
 _WARMING, _MOST_AHEAD = 10e-3, 4
 
 

@@ -16,7 +16,7 @@ def test_contract():
 
 
 def records(power, none=1.0):
-    lines = doctored(miniature(NAME, **SMALLER), {"level": none}, arm="none")
+    lines = doctored(miniature(NAME, **SMALLER), {"level": 2.0, "last": none}, arm="none")
     for seed in range(3):
         for width in WIDTHS:
             level = 0.8 * width ** (power + 0.01 * (seed - 1))
@@ -44,7 +44,7 @@ def test_verdict_turns(power, none, holds, verdict):
 
 @pytest.mark.parametrize(("arm", "holds"), [("batch", [False, True]), ("none", [True, False])])
 def test_a_level_that_is_not_finite_meets_no_bound(arm, holds):
-    lines = doctored(records(0.5), {"level": None}, arm=arm, width=16)
+    lines = doctored(records(0.5), {"level": None, "last": None}, arm=arm, width=16)
     assert [part.holds for part in load(NAME).verdict(lines).checks] == holds
 
 
