@@ -158,9 +158,8 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
     const RowsPart rows = rows_part(call, plan, thread, threads);
     auto sums_by = [&](int who, int which) { return (double *)(scratch.memory() + (2 * who + which) * for_sums); };
     auto set_numbers = [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c)
-        for (int64_t k = 0; k < plan.fold; ++k)
-          numbers.set(call, c, k * call.channels + c, call.mean[c], call.invstd[c]);
+      for (int64_t c = begin; c < end; ++c) numbers.set(call, c, c, call.mean[c], call.invstd[c]);
+      numbers.repeat(begin, end, call.channels, plan.fold);
     };
     auto sum = [&](int64_t begin, int64_t end) {
       double *dy = sums_by(thread, 0) + begin, *dy_xhat = sums_by(thread, 1) + begin;
@@ -183,9 +182,9 @@ template <class T> static int backward_rows(const bn_call &call, BackwardSteps s
               found.b += sums_by(who, 1)[k * call.channels + c];
             }
         }
-        for (int64_t k = 0; k < plan.fold; ++k)
-          finish_gradient(call, c, found, writes && steps.sums && k == 0, count, numbers, k * call.channels + c);
+        finish_gradient(call, c, found, writes && steps.sums, count, numbers, c);
       }
+      numbers.repeat_gradient(begin, end, call.channels, plan.fold);
     };
     auto input = [&](int64_t begin, int64_t end) {
       for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, const Rows &part) {

@@ -78,6 +78,17 @@ template <class S> struct Numbers {
     slope[at] = S(-mean_dy_xhat);
     base[at] = S(-mean_dy * wide_scale);
   }
+  // The numbers of channels [begin, end) once more, `folds` times all in all, each `channels` behind the last.
+  void repeat(int64_t begin, int64_t end, int64_t channels, int64_t folds) {
+    for (S *array : {high, scale, shift, invstd, offset}) repeat(array, begin, end, channels, folds);
+  }
+  void repeat_gradient(int64_t begin, int64_t end, int64_t channels, int64_t folds) {
+    for (S *array : {slope, base}) repeat(array, begin, end, channels, folds);
+  }
+  static void repeat(S *array, int64_t begin, int64_t end, int64_t channels, int64_t folds) {
+    for (int64_t k = 1; k < folds; ++k)
+      __builtin_memcpy(array + k * channels + begin, array + begin, (end - begin) * sizeof(S));
+  }
 };
 
 // Move one buffer value towards the batch's; false where the batch's is not finite in the buffer's type.
@@ -110,10 +121,11 @@ static inline double invstd_of(const bn_call &call, const PartialMoments &batch)
 }
 
 // What a batch leaves of one channel: mean, variance and invstd, and where wanted the running statistics.
-static inline void finish_moments(const bn_call &call, int64_t channel, const PartialMoments &batch, double momentum) {
+static inline void finish_moments(const bn_call &call, int64_t channel, const PartialMoments &batch, double momentum,
+                                  double invstd) {
   call.mean[channel] = batch.mean;
   call.var[channel] = batch.count > 0 ? batch.squares / batch.count : 0.0;
-  if (call.invstd) call.invstd[channel] = invstd_of(call, batch);
+  if (call.invstd) call.invstd[channel] = invstd;
   bool moves = call.running_mean && call.running_var && batch.count > (call.mask ? 1 : 0);
   if (moves) track(call, channel, batch, momentum);
 }

@@ -14,12 +14,13 @@ namespace BN_ISA {
 // Rows `stride` values apart, and `width` channels of each, which lie side by side.
 struct Rows {
   int64_t count, stride, width;
-  bool along;  // they share a corner of the caches: take them one after the other
+  bool along;  // take them one after the other
 };
 
 // Rows are worked on in blocks, a vector of channels at a time: what a kernel reads of its channels is read once a block. Of
 // long rows a block takes fewer: it goes through memory in its order, and finds what it has asked for in the first-level
-// cache. Of rows that share one corner of it there is no room for a block and what is asked for ahead: a block is one row.
+// cache. Of long rows from far away a block is one row: what is asked for ahead is a block as well, and of rows a power of two
+// apart, which share a corner of the cache, there is no room for both.
 // More rows than kMostRows must not be one block: a lane sums them before they become doubles (see TwoSums).
 constexpr int64_t kMostRows = 16, kFewestRows = 4, kBytesOfBlock = 8192;
 struct Block {

@@ -66,7 +66,7 @@ static inline int64_t channels_of_block(const bn_call &call, int64_t value_bytes
   return most(1, least(16, kBlockBytes / most(1, call.outer * call.inner * value_bytes * tensors_read)));
 }
 
-constexpr int64_t kLongRun = 160;  // bytes
+constexpr int64_t kLongRun = 96;  // bytes
 
 // With given statistics nothing holds a channel together: long runs are taken in the order of memory.
 template <class T> static int normalize_in_order(const bn_call &call, ForwardSteps steps, const NormalizeKernels<T> &kernels) {
@@ -77,14 +77,15 @@ template <class T> static int normalize_in_order(const bn_call &call, ForwardSte
   Numbers<S> numbers(pieces, call.channels);
   numbers.place(call, sizeof(T), tensors_of(call, steps));
   for (int64_t c = 0; c < call.channels; ++c) numbers.set(call, c, c, call.mean[c], call.invstd[c]);
-  const Runs run = {1, call.inner, 0, call.inner};
   on_team(useful_threads(call), [&](int thread, int threads) {
-    const int64_t runs = call.outer * call.channels;
-    for (int64_t at = share(runs, thread, threads); at < share(runs, thread + 1, threads); ++at) {
+    const int64_t runs = call.outer * call.channels, last = share(runs, thread + 1, threads);
+    for (int64_t at = share(runs, thread, threads); at < last;) {
       const int64_t from = at * call.inner, channel = at % call.channels;
-      kernels.runs((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
-                   call.mask ? call.mask + at / call.channels * call.inner : nullptr, (T *)call.output + from, run,
-                   numbers, channel, S(call.act_parameter));
+      const Runs of_sample = {least(last - at, call.channels - channel), call.inner, call.inner, 0};
+      kernels.in_order((const T *)call.x + from, call.second ? (const T *)call.second + from : nullptr,
+                       call.mask ? call.mask + at / call.channels * call.inner : nullptr, (T *)call.output + from,
+                       of_sample, numbers, channel, S(call.act_parameter));
+      at += of_sample.count;
     }
   });
   return 0;
@@ -125,9 +126,9 @@ template <class T> static int forward_planes(const bn_call &call, ForwardSteps s
       if (steps.statistics) {
         PartialMoments batch = found_by(alone ? thread : 0)[at];
         for (int who = 1; !alone && who < threads; ++who) batch = merged(batch, found_by(who)[at]);
-        if (alone || thread == 0) finish_moments(call, c, batch, momentum);
         mean = batch.mean;
         invstd = invstd_of(call, batch);
+        if (alone || thread == 0) finish_moments(call, c, batch, momentum, invstd);
       } else {
         mean = call.mean[c];
         invstd = call.invstd[c];

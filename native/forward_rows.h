@@ -151,15 +151,16 @@ template <class T> static int forward_rows(const bn_call &call, ForwardSteps ste
         if (steps.statistics) {
           PartialMoments batch = found_by(parts == 1 ? thread : 0)[c];
           for (int who = 1; who < parts; ++who) batch = merged(batch, found_by(who)[c]);
-          if (writes) finish_moments(call, c, batch, momentum);
           mean = batch.mean;
           invstd = invstd_of(call, batch);
+          if (writes) finish_moments(call, c, batch, momentum, invstd);
         } else {
           mean = call.mean[c];
           invstd = call.invstd[c];
         }
-        for (int64_t k = 0; k < plan.fold; ++k) numbers.set(call, c, k * call.channels + c, mean, invstd);
+        numbers.set(call, c, c, mean, invstd);
       }
+      numbers.repeat(begin, end, call.channels, plan.fold);
     };
     auto normalize = [&](int64_t begin, int64_t end) {
       for_rows_backwards(plan, rows, (end - begin) * plan.fold, [&](int64_t row, const Rows &part) {

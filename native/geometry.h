@@ -118,10 +118,10 @@ struct RowsPlan {
   int64_t block;           // columns worked on together
   int64_t fold, width;     // width = fold * channels
   int64_t rows, leftover;  // whole folded rows, and channels * rows that do not fill one
-  bool along;              // rows share a corner of the caches, and come from far away
+  bool along;              // rows are long, and come from far away
 };
 
-constexpr int64_t kBytesInOneCorner = 2048;
+constexpr int64_t kBytesInOneCorner = 2048, kLongRow = 2048;
 
 static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int lanes, int tensors, bool reads_twice,
                                  int threads) {
@@ -138,7 +138,7 @@ static inline RowsPlan rows_plan(const bn_call &call, int64_t value_bytes, int l
     plan.block = ((of_thread + blocks - 1) / blocks + narrowest - 1) / narrowest * narrowest;
     return plan;
   }
-  plan.along = row_bytes % kBytesInOneCorner == 0 && far_away(call, value_bytes, tensors);
+  plan.along = row_bytes >= kLongRow && far_away(call, value_bytes, tensors);
   const int64_t filled = 4 * lanes;
   if (!call.mask && call.channels < 2 * filled && call.channels % filled != 0) {
     int64_t fold = 1;

@@ -14,17 +14,21 @@ namespace BN_ISA {
 // Forward and backward take the pre-activation from here: the same instructions, so the same sign.
 template <class W, class V> BN_INLINE W pre_activation(W x, V high, V scale, V shift) { return fma(x - high, scale, shift); }
 
-template <class T, class Act, bool kResidual>
+// The runs of one channel after its moments, or with kInOrder runs of as many channels, in the order of memory.
+template <class T, class Act, bool kResidual, bool kInOrder>
 static __attribute__((noinline)) void normalize_runs(const T *x, const T *residual, const uint8_t *mask, T *y,
                                                      const Runs &runs, const Numbers<Compute<T>> &numbers, int64_t at,
                                                      Compute<T> parameter) {
   using S = Compute<T>;
   using V = Vector<S>;
-  const V high = splat(numbers.high[at]), scale = splat(numbers.scale[at]), shift = splat(numbers.shift[at]);
-  const bool past = numbers.past_caches, far = numbers.far && !past;
+  const bool past = numbers.past_caches, far = !kInOrder && numbers.far && !past;
   const Ahead ahead_of(runs, sizeof(T));
   auto work = [&](auto masked) __attribute__((always_inline)) {
-    for (int64_t run = runs.count; run-- > 0;) {  // backwards: what was read last is still near
+    for (int64_t done = 0; done < runs.count; ++done) {
+      const int64_t run = kInOrder ? done : runs.count - 1 - done;  // backwards: what was read last is still near
+      const int64_t channel = kInOrder ? at + run : at;
+      const V high = splat(numbers.high[channel]), scale = splat(numbers.scale[channel]);
+      const V shift = splat(numbers.shift[channel]);
       const int64_t from = run * runs.stride, ahead = ahead_of.backwards(run);
       for_values_twice<T, Act::kAtOnce>(runs.length, [&](int64_t i, auto lanes) __attribute__((always_inline)) {
         if (far) prefetch(y + from + i + ahead);
@@ -68,8 +72,9 @@ static __attribute__((noinline)) void normalize_rows(const T *x, const T *residu
 }
 
 template <class T> struct NormalizeKernels {
-  void (*runs)(const T *, const T *, const uint8_t *, T *, const Runs &, const Numbers<Compute<T>> &, int64_t,
-               Compute<T>);
+  using OverRuns = void (*)(const T *, const T *, const uint8_t *, T *, const Runs &, const Numbers<Compute<T>> &,
+                            int64_t, Compute<T>);
+  OverRuns runs, in_order;
   void (*rows)(const T *, const T *, const uint8_t *, T *, const Rows &, const Numbers<Compute<T>> &, int64_t,
                Compute<T>);
 };

@@ -11,8 +11,8 @@
 namespace BN_ISA {
 
 template <class T, class Act> static NormalizeKernels<T> normalize_kernels(bool residual) {
-  if (residual) return {normalize_runs<T, Act, true>, normalize_rows<T, Act, true>};
-  return {normalize_runs<T, Act, false>, normalize_rows<T, Act, false>};
+  if (residual) return {normalize_runs<T, Act, true, false>, normalize_runs<T, Act, true, true>, normalize_rows<T, Act, true>};
+  return {normalize_runs<T, Act, false, false>, normalize_runs<T, Act, false, true>, normalize_rows<T, Act, false>};
 }
 
 template <class T, class Act, bool kSecond> static GradientKernels<T> gradient_kernels() {
