@@ -50,11 +50,12 @@ static inline double values_of_channel(const bn_call &call) {
 template <class T> static const T *offset_by(const void *from, int64_t at) { return from ? (const T *)from + at : nullptr; }
 template <class T> static T *offset_by(void *from, int64_t at) { return from ? (T *)from + at : nullptr; }
 
-// Where exp and its kin cost more than to write dy and read it again, dy of a block of channels stays in the cache.
+// Where exp and its kin cost more than to write dy and read it again, dy stays in the cache: of how many of the last runs of
+// each channel of a block.
 template <class T>
-static int64_t kept_bytes(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels, int64_t channels) {
-  const int64_t bytes = Pieces::bytes<Compute<T>>(channels * call.outer * call.inner);
-  return kernels.input_runs_of_dy && steps.sums && steps.input && bytes <= level2_bytes() / 2 ? bytes : 0;
+static int64_t kept_runs(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels, int64_t channels) {
+  if (!kernels.input_runs_of_dy || !steps.sums || !steps.input) return 0;
+  return least(call.outer, level2_bytes() / 2 / most(1, channels * call.inner * int64_t(sizeof(Compute<T>))));
 }
 
 template <class T> static int backward_planes(const bn_call &call, BackwardSteps steps, const GradientKernels<T> &kernels) {
@@ -64,7 +65,8 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
   const bool alone = split == Split::channels;
   const int64_t width = alone ? channels_of_block(call, sizeof(T), call.second ? 3 : 2) : call.channels;
   const int64_t each = Numbers<S>::bytes(width), for_sums = Pieces::bytes<Sums>(width);
-  const int64_t for_dy = alone ? kept_bytes(call, steps, kernels, width) : 0;
+  const int64_t kept = alone ? kept_runs(call, steps, kernels, width) : 0;
+  const int64_t for_dy = Pieces::bytes<S>(width * kept * call.inner);
   Scratch scratch(asked * (each + for_sums + for_dy));
   if (!scratch.memory()) return -1;
   char *const partial = scratch.memory() + asked * each, *const dy = partial + asked * for_sums;
@@ -81,14 +83,25 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     numbers.place(call, sizeof(T), tensors_of(call, steps));
     auto sums_by = [&](int who) { return (Sums *)(partial + who * for_sums); };
     auto set_numbers = [&](int64_t c, int64_t at) { numbers.set(call, c, at, call.mean[c], call.invstd[c]); };
-    S *const keeps = for_dy ? (S *)(dy + thread * for_dy) : nullptr;
-    auto kept_of = [&](int64_t at) { return keeps ? keeps + at * call.outer * call.inner : nullptr; };
+    S *const keeps = (S *)(dy + thread * for_dy);
+    // Call body(from, mask, runs, keeps) for the runs of channel c of which dy is kept, and for those before them.
+    auto for_kept_and_others = [&](int64_t c, int64_t at, auto body) {
+      const int64_t from = first_value(call, part, c), others = runs.count - kept;
+      const Runs last = {kept, runs.length, runs.stride, runs.mask_stride};
+      const Runs first = {others, runs.length, runs.stride, runs.mask_stride};
+      if (kept)
+        body(from + others * runs.stride, offset_by<const uint8_t>(mask, others * runs.mask_stride), last,
+             keeps + at * kept * call.inner);
+      if (others) body(from, mask, first, (S *)nullptr);
+    };
     auto sum = [&](int64_t c, int64_t at) {
       if (!steps.sums) return;
-      const int64_t from = first_value(call, part, c);
-      sums_by(thread)[at] = kernels.moments_runs((const T *)call.grad_output + from, (const T *)call.x + from,
-                                                 offset_by<T>(call.second, from), mask, runs, numbers, at, parameter,
-                                                 kept_of(at));
+      Sums &found = sums_by(thread)[at] = {0, 0};
+      for_kept_and_others(c, at, [&](int64_t from, const uint8_t *mask, const Runs &runs, S *keeps) {
+        const Sums more = kernels.moments_runs((const T *)call.grad_output + from, (const T *)call.x + from,
+                                               offset_by<T>(call.second, from), mask, runs, numbers, at, parameter, keeps);
+        found = {found.a + more.a, found.b + more.b};
+      });
     };
     auto finish = [&](int64_t c, int64_t at) {
       Sums found = given_sums(call, c);
@@ -101,13 +114,13 @@ template <class T> static int backward_planes(const bn_call &call, BackwardSteps
     };
     auto input = [&](int64_t c, int64_t at) {
       if (!steps.input) return;
-      const int64_t from = first_value(call, part, c);
-      if (keeps)
-        return kernels.input_runs_of_dy(kept_of(at), (const T *)call.x + from, mask, offset_by<T>(call.output, from),
-                                        offset_by<T>(call.grad_residual, from), runs, numbers, at);
-      kernels.input_runs((const T *)call.grad_output + from, (const T *)call.x + from, offset_by<T>(call.second, from),
-                         mask, offset_by<T>(call.output, from), offset_by<T>(call.grad_residual, from), runs, numbers,
-                         at, parameter);
+      for_kept_and_others(c, at, [&](int64_t from, const uint8_t *mask, const Runs &runs, const S *keeps) {
+        T *const grad_x = offset_by<T>(call.output, from), *const grad_residual = offset_by<T>(call.grad_residual, from);
+        if (keeps)
+          return kernels.input_runs_of_dy(keeps, (const T *)call.x + from, mask, grad_x, grad_residual, runs, numbers, at);
+        kernels.input_runs((const T *)call.grad_output + from, (const T *)call.x + from, offset_by<T>(call.second, from),
+                           mask, grad_x, grad_residual, runs, numbers, at, parameter);
+      });
     };
     if (alone) {
       for (int64_t begin = part.channel_begin; begin < part.channel_end; begin += width) {

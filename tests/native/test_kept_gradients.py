@@ -41,6 +41,26 @@ def test_kept_is_what_would_be_computed_again(library, dtype, masked, act) -> No
         torch.testing.assert_close(grad_x, again, rtol=torch.finfo(dtype).eps * 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_part_of_a_channel_is_kept(library, dtype, masked) -> None:
+    """2.6 MB of a channel's dy, of which some runs fit into half of a second-level cache."""
+    shape = (20, 3, 2**15 + 5)
+    generator = torch.Generator().manual_seed(0)
+    x, grad, residual = (torch.randn(shape, generator=generator).to(dtype) for _ in range(3))
+    mask = torch.arange(shape[0] * shape[2]).view(shape[0], 1, shape[2]) % 3 != 1 if masked else None
+    affine = Affine(None, None, residual, resolve("silu"), mask)
+    mean, invstd = torch.linspace(-0.5, 0.5, 3).double(), torch.linspace(0.5, 2, 3).double()
+    count = torch.full_like(mean, shape[0] * shape[2] if mask is None else mask.sum())
+    rows = torch.stack([mean, invstd, invstd, count])
+    sums = native.grad_moments(grad, x, mean, invstd, affine, 1)
+    means = (sums[0] / count, sums[1] / count)
+    again, again_residual = native.grad_input(grad, x, mean, invstd, affine, 1, means)
+    grad_x, _, _, grad_residual = native.backward(grad, x, rows, affine, 1, [True] * 4, None)
+    assert torch.equal(grad_residual, again_residual)
+    torch.testing.assert_close(grad_x, again, rtol=torch.finfo(dtype).eps * 2, atol=1e-6)
+
+
 def test_a_channel_too_large_to_keep(library) -> None:
     x = torch.randn(2, 2, 2**19 + 5, generator=torch.Generator().manual_seed(0))
     affine = Affine(act=resolve("silu"))
