@@ -45,12 +45,12 @@ def test_kept_is_what_would_be_computed_again(library, dtype, masked, act) -> No
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_part_of_a_channel_is_kept(library, dtype, masked) -> None:
     """2.6 MB of a channel's dy, of which some runs fit into half of a second-level cache."""
-    shape = (20, 3, 2**15 + 5)
+    shape = (20, 4, 2**15 + 5)  # whole channels for one thread as for two
     generator = torch.Generator().manual_seed(0)
     x, grad, residual = (torch.randn(shape, generator=generator).to(dtype) for _ in range(3))
     mask = torch.arange(shape[0] * shape[2]).view(shape[0], 1, shape[2]) % 3 != 1 if masked else None
     affine = Affine(None, None, residual, resolve("silu"), mask)
-    mean, invstd = torch.linspace(-0.5, 0.5, 3).double(), torch.linspace(0.5, 2, 3).double()
+    mean, invstd = torch.linspace(-0.5, 0.5, 4).double(), torch.linspace(0.5, 2, 4).double()
     count = torch.full_like(mean, shape[0] * shape[2] if mask is None else mask.sum())
     rows = torch.stack([mean, invstd, invstd, count])
     sums = native.grad_moments(grad, x, mean, invstd, affine, 1)

@@ -41,17 +41,20 @@ def test_every_row_gets_what_is_its_own(library, dtype, masked, act, shape) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("act", [None, "relu", "silu"])
-def test_long_rows_that_share_a_corner_of_the_caches(library, dtype, act) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_long_rows_from_far_away(library, dtype, act, masked) -> None:
     """Each is 3 * 2048 bytes long, and all of them more than the 8 MB from which they are taken one after the other."""
     channels = 3 * 2048 // dtype.itemsize
     rows = (8 << 20) // (3 * 2048) + 11
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(rows, channels, generator=generator).add_(3).to(dtype) for _ in range(2))
     low, high = (torch.linspace(-bound, bound, channels).double() for bound in (0.5, 2))
-    affine = Affine(1.5 + low, high, None, resolve(act), None)
+    mask = torch.arange(rows).view(rows, 1) % 3 != 1 if masked else None
+    affine = Affine(1.5 + low, high, None, resolve(act), mask)
 
     def of_each_value(part: slice) -> list[torch.Tensor]:
-        per_channel = (3 + low, 1 + low, affine, 1)
+        of_part = affine._replace(mask=None if mask is None else mask[part])
+        per_channel = (3 + low, 1 + low, of_part, 1)
         y = native.normalize(x[part], *per_channel)
         return [y, native.grad_input(grad[part], x[part], *per_channel, (high / 4, low / 2))[0]]
 
@@ -61,9 +64,11 @@ def test_long_rows_that_share_a_corner_of_the_caches(library, dtype, act) -> Non
     ):
         assert torch.equal(found, torch.cat(expected))
 
-    batch = native.moments(x, None, 1)
-    torch.testing.assert_close(batch.mean, x.double().mean(0), rtol=1e-7, atol=0)
-    torch.testing.assert_close(batch.var, x.double().var(0, correction=0), rtol=1e-6, atol=0)
+    batch, valid = native.moments(x, mask, 1), x.double()
+    if mask is not None:
+        valid = valid[mask[:, 0]]
+    torch.testing.assert_close(batch.mean, valid.mean(0), rtol=1e-7, atol=0)
+    torch.testing.assert_close(batch.var, valid.var(0, correction=0), rtol=1e-6, atol=0)
     sums = native.grad_moments(grad, x, 3 + low, 1 + low, affine, 1)
     exact = reference.grad_moments(grad.double(), x.double(), 3 + low, 1 + low, affine, 1)
     for mine, truth in zip(sums, exact, strict=True):
