@@ -28,3 +28,10 @@ def test_where_nothing_can_be_written_training_goes_on(tmp_path):
     file = ProgressFile(tmp_path / "gone")
     file.writer({"run": "a"})
     assert file.news() == []
+
+
+def test_a_file_that_was_removed_does_not_come_back(tmp_path):
+    file = ProgressFile(tmp_path)
+    file.path.unlink()
+    file.writer({"run": "a"})
+    assert list(tmp_path.iterdir()) == []
