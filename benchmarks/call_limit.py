@@ -1,6 +1,6 @@
 """What the training targets could reach where a call cost no more than autograd, and a kernel no more than copies.
 
-A layer in Python is a node of autograd's in Python. Around a node that does nothing, over tensors that are there, a step
+A layer in Python is a node of autograd's in Python. Around a node that does nothing, over tensors that exist, a step
 takes as long as this script measures; the copies that must be made are those of the file of results. The last column
 adds what no statistics can do without: a second reading of the inputs of each pass, at half of what a copy takes.
 
