@@ -14,7 +14,8 @@ namespace BN_ISA {
 
 constexpr int kAnchors = 16;
 
-// One channel of (N, C, *spatial), or channels side by side of one sample: `count` runs of `length` values, `stride` apart (`mask_stride` in the mask).
+// One channel of (N, C, *spatial), or channels side by side of one sample: `count` runs of `length` values, `stride` apart
+// (`mask_stride` in the mask).
 struct Runs {
   int64_t count, length, stride, mask_stride;
 };

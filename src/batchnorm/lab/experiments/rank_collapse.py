@@ -175,7 +175,7 @@ EXPERIMENT = Experiment(
     f"{', '.join(map(str, PUBLISHED))} with batch norm, from the authors' code, and 1.0 without.",
     method=f"{LAYERS} linear layers with N(0, 1 / width) weights and a norm behind each, a Gaussian batch of {BATCH}, "
     f"float64. The stable rank tr(M)^2 / ||M||_F^2 is averaged over the last {TAIL} layers, because it goes on "
-    "moving. No training.",
+    "moving; without normalization it falls, and that behind the last layer counts. No training.",
     criterion=f"The 95% interval of the slope of log rank over log width lies within {TOLERANCE:g} of {SLOPE:g} with "
     f"batch norm, and without normalization the rank behind the last layer is at most {COLLAPSED:g} at every width.",
     does_not_show="Whether a network trains better for it: the layers are linear and have not been trained. The batch "
