@@ -45,9 +45,8 @@ def main() -> None:
     results = read_results(Path(sys.argv[1]).resolve())
     step = measure(calls((64, 84))["training"], grad=True)
     node, call = step["an empty Function"], step["ours"] - step["our kernels"]
-    overhead = min(
-        line["seconds"]["copy"] for line in results.cases
-    )  # of a call of a copy, of which there is none
+    # Of a call of a copy, which a step does not make.
+    overhead = min(line["seconds"]["copy"] for line in results.cases)
 
     def copies(line: Line, more: float) -> float:
         return node + (line["copies"] + more) * (line["seconds"]["copy"] - overhead)
